@@ -1,0 +1,5 @@
+//! Cells, keys and key rows. docs/format.md gives every byte.
+
+mod key;
+
+pub use key::KeyId;

@@ -1,0 +1,23 @@
+//! rekeyd moves a live, encrypted message store from one customer master key to
+//! another. ARCHITECTURE.md is the map of this crate.
+
+pub mod audit;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod crypto;
+pub mod demo;
+pub mod epoch;
+pub mod ids;
+pub mod import;
+pub mod job;
+pub mod killpoint;
+pub mod kms;
+pub mod pipeline;
+pub mod queue;
+pub mod registry;
+pub mod retry;
+pub mod scope;
+pub mod store;
+pub mod telemetry;
+pub mod worker;
