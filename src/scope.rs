@@ -95,6 +95,19 @@ pub enum ScopeError {
     Id(#[from] InvalidId),
 }
 
+impl ScopeError {
+    /// The stable name of the failure, as tests/vectors use it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ScopeError::Length => "scope_length",
+            ScopeError::NotUtf8 => "scope_not_utf8",
+            ScopeError::Order => "scope_order",
+            ScopeError::Pairs => "scope_pairs",
+            ScopeError::Id(_) => "scope_id",
+        }
+    }
+}
+
 impl Scope {
     /// The organization that owns the scope.
     pub fn org(&self) -> &OrgId {
@@ -114,7 +127,12 @@ impl Scope {
         };
         put("organization", self.org().as_str());
         match self {
-            Scope::Message { workspace, channel, hour, .. } => {
+            Scope::Message {
+                workspace,
+                channel,
+                hour,
+                ..
+            } => {
                 put("kind", "message");
                 put("workspace", workspace.as_str());
                 put("channel", channel.as_str());
@@ -176,12 +194,12 @@ impl Scope {
                 org: OrgId::new(*org)?,
                 file: FileId::new(*file)?,
             }),
-            [("kind", "search"), ("organization", org)] => {
-                Ok(Scope::Search { org: OrgId::new(*org)? })
-            }
-            [("kind", "canary"), ("organization", org)] => {
-                Ok(Scope::Canary { org: OrgId::new(*org)? })
-            }
+            [("kind", "search"), ("organization", org)] => Ok(Scope::Search {
+                org: OrgId::new(*org)?,
+            }),
+            [("kind", "canary"), ("organization", org)] => Ok(Scope::Canary {
+                org: OrgId::new(*org)?,
+            }),
             _ => Err(ScopeError::Pairs),
         }
     }
@@ -205,14 +223,24 @@ pub enum Locus<'a> {
 impl Locus<'_> {
     /// `u8 n ‖ n × LP(part)`.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.append_to(&mut out);
+        out
+    }
+
+    /// Appends the bytes to a buffer that is used again for each cell.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
-            Locus::Message { org, channel, record } => {
-                let mut out = vec![4];
-                put_lp(&mut out, b"message");
-                put_lp(&mut out, org.as_str().as_bytes());
-                put_lp(&mut out, channel.as_str().as_bytes());
-                put_lp(&mut out, record.as_bytes());
-                out
+            Locus::Message {
+                org,
+                channel,
+                record,
+            } => {
+                out.push(4);
+                put_lp(out, b"message");
+                put_lp(out, org.as_str().as_bytes());
+                put_lp(out, channel.as_str().as_bytes());
+                put_lp(out, record.as_bytes());
             }
         }
     }
