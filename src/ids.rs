@@ -329,9 +329,11 @@ impl FromStr for Hour {
         if !shape {
             return Err(invalid());
         }
-        let full = format!("{text}:00:00Z");
-        let at: jiff::Timestamp = full.parse().map_err(|_| invalid())?;
-        let hour = u64::try_from(at.as_second())
+        // By the civil calendar: an instant ends two days before the year 9999.
+        let at: jiff::civil::DateTime =
+            format!("{text}:00:00").parse().map_err(|_| invalid())?;
+        let since = at.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
+        let hour = u64::try_from(since.as_secs())
             .ok()
             .and_then(|s| Self::of_unix_seconds(s).ok())
             .ok_or_else(invalid)?;
@@ -394,12 +396,13 @@ mod tests {
             (1_550_077_323, "2019-02-13T17"),
             (951_782_400, "2000-02-29T00"),
             (4_102_444_799, "2099-12-31T23"),
+            (253_402_300_799, "9999-12-31T23"),
         ] {
             let hour = Hour::of_unix_seconds(seconds).unwrap();
             assert_eq!(hour.to_string(), text);
             assert_eq!(text.parse::<Hour>().unwrap(), hour);
         }
-        for bad in ["2019-02-30T01", "2019-02-13T24", "2019-2-13T01", "2019-02-13", "2019-02-13T17Z"] {
+        for bad in ["2019-02-30T01", "2019-02-13T24", "2019-2-13T01", "2019-02-13", "2019-02-13T17Z", "1969-12-31T23"] {
             assert!(bad.parse::<Hour>().is_err(), "{bad}");
         }
     }
