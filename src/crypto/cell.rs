@@ -218,3 +218,9 @@ fn with_aad<T>(key: &CellKey, header: &[u8], locus: &Locus<'_>, f: impl FnOnce(&
         f(aad)
     })
 }
+
+/// The associated data of a cell, for the tests that compare it.
+#[cfg(test)]
+pub(super) fn aad_of(key: &CellKey, cell: &[u8], locus: &Locus<'_>) -> Vec<u8> {
+    with_aad(key, &cell[..HEADER], locus, <[u8]>::to_vec)
+}
