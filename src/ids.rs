@@ -138,9 +138,8 @@ const ARN_RULE: &str = "a CMK is named by its full key ARN, \
 
 fn is_key_arn(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
-    let plain = |s: &str| {
-        !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let plain =
+        |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     text.len() <= 256
         && parts.len() == 6
         && parts[0] == "arn"
@@ -366,7 +365,17 @@ mod tests {
         for good in ["a", "acme", "T024BE7LD", "a.b_c:d-e", &"x".repeat(64)] {
             assert!(OrgId::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", ".a", "a*", "a?", "a$", "é", "a b", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "a*",
+            "a?",
+            "a$",
+            "é",
+            "a b",
+            &"x".repeat(65),
+        ] {
             assert!(OrgId::new(bad).is_err(), "{bad}");
         }
     }
@@ -399,7 +408,13 @@ mod tests {
             assert_eq!(hour.to_string(), text);
             assert_eq!(text.parse::<Hour>().unwrap(), hour);
         }
-        for bad in ["2019-02-30T01", "2019-02-13T24", "2019-2-13T01", "2019-02-13", "2019-02-13T17Z"] {
+        for bad in [
+            "2019-02-30T01",
+            "2019-02-13T24",
+            "2019-2-13T01",
+            "2019-02-13",
+            "2019-02-13T17Z",
+        ] {
             assert!(bad.parse::<Hour>().is_err(), "{bad}");
         }
     }

@@ -114,7 +114,12 @@ impl Scope {
         };
         put("organization", self.org().as_str());
         match self {
-            Scope::Message { workspace, channel, hour, .. } => {
+            Scope::Message {
+                workspace,
+                channel,
+                hour,
+                ..
+            } => {
                 put("kind", "message");
                 put("workspace", workspace.as_str());
                 put("channel", channel.as_str());
@@ -176,12 +181,12 @@ impl Scope {
                 org: OrgId::new(*org)?,
                 file: FileId::new(*file)?,
             }),
-            [("kind", "search"), ("organization", org)] => {
-                Ok(Scope::Search { org: OrgId::new(*org)? })
-            }
-            [("kind", "canary"), ("organization", org)] => {
-                Ok(Scope::Canary { org: OrgId::new(*org)? })
-            }
+            [("kind", "search"), ("organization", org)] => Ok(Scope::Search {
+                org: OrgId::new(*org)?,
+            }),
+            [("kind", "canary"), ("organization", org)] => Ok(Scope::Canary {
+                org: OrgId::new(*org)?,
+            }),
             _ => Err(ScopeError::Pairs),
         }
     }
@@ -206,7 +211,11 @@ impl Locus<'_> {
     /// `u8 n ‖ n × LP(part)`.
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Locus::Message { org, channel, record } => {
+            Locus::Message {
+                org,
+                channel,
+                record,
+            } => {
                 let mut out = vec![4];
                 put_lp(&mut out, b"message");
                 put_lp(&mut out, org.as_str().as_bytes());

@@ -1,1 +1,15 @@
-//! To be written.
+//! Jobs: what was asked for, how far it is, and what may happen next.
+//!
+//! | file | what |
+//! |---|---|
+//! | `message` | what travels on the queue, and why a message is refused |
+//! | `state` | the states of a job and every way from one to another |
+//! | `rows` | jobs, tasks and their counts as they stand in the store |
+//! | `book` | reading and changing those rows, always conditionally |
+//! | `verdict` | the sentence at the end |
+
+mod message;
+mod state;
+
+pub use message::{Cause, JobMessage, MessageError, Mode, RekeyRequest};
+pub use state::JobState;
