@@ -8,8 +8,17 @@
 //! | `book` | reading and changing those rows, always conditionally |
 //! | `verdict` | the sentence at the end |
 
+mod book;
 mod message;
+mod rows;
 mod state;
+mod verdict;
 
+pub use book::{BookError, JobBook, Recorded, Versioned, task_id};
 pub use message::{Cause, JobMessage, MessageError, Mode, RekeyRequest};
+pub use rows::{
+    Activated, BlockedSlice, Checkpoint, Counts, Effort, Estimate, JobRow, Lease, Pass,
+    QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,
+};
 pub use state::JobState;
+pub use verdict::Verdict;

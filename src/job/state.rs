@@ -66,7 +66,7 @@ impl JobState {
             Verifying => &[Rewriting, Verified, Blocked, Cancelled],
             Verified => &[Draining, Cancelled],
             Draining => &[Rewriting, Drained, Blocked, Cancelled],
-            Blocked => &[Preflight, Rewriting, Cancelled],
+            Blocked => &[Preflight, Rewriting, Verifying, Cancelled],
             Drained | Failed | Cancelled => &[],
         }
     }
