@@ -290,6 +290,11 @@ impl Hour {
         u64::from(self.0) * 3600
     }
 
+    /// The hour before this one; none before 1970.
+    pub fn previous(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+
     /// The hour after this one; the last hour of 9999 is its own successor.
     pub fn next(self) -> Self {
         Self((self.0 + 1).min(Self::LIMIT as u32 - 1))

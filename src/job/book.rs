@@ -202,13 +202,27 @@ impl JobBook {
         Ok(rows.into_iter().map(|v| v.row).collect())
     }
 
-    /// Writes a job back as it now is, without a change of state.
-    pub async fn update(&self, job: &mut Versioned<JobRow>) -> Result<(), BookError> {
-        let write = write_back(job);
-        let org = job.row.request.org.clone();
-        self.commit(ControlTable::Jobs, org.as_str(), vec![write], &job.id)
+    /// Reads a job or a task by its row id.
+    pub async fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        id: &str,
+    ) -> Result<Option<Versioned<T>>, BookError> {
+        let rows = self.store.control_get(table, partition, &[id]).await?;
+        rows.first().map(|row| parse(table, row)).transpose()
+    }
+
+    /// Writes a job or a task back as it now is, without a change of state.
+    pub async fn write_back<T: serde::Serialize>(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        row: &mut Versioned<T>,
+    ) -> Result<(), BookError> {
+        self.commit(table, partition, vec![write_back(row)], &row.id)
             .await?;
-        job.rev += 1;
+        row.rev += 1;
         Ok(())
     }
 
@@ -292,19 +306,6 @@ impl JobBook {
             &format!("{round:06}/"),
         )
         .await
-    }
-
-    /// Writes a task back as it now is.
-    pub async fn update_task(
-        &self,
-        job: JobId,
-        task: &mut Versioned<TaskRow>,
-    ) -> Result<(), BookError> {
-        let write = write_back(task);
-        self.commit(ControlTable::Tasks, &job.to_string(), vec![write], &task.id)
-            .await?;
-        task.rev += 1;
-        Ok(())
     }
 
     /// Lists a cell that was left as it is. Listing it again keeps the newest.

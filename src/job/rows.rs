@@ -56,6 +56,18 @@ impl Counts {
         self.quarantined += other.quarantined;
     }
 
+    /// Takes another count, that was added before, out of this one.
+    pub fn subtract(&mut self, other: &Counts) {
+        self.scanned -= other.scanned;
+        self.rewritten -= other.rewritten;
+        self.current -= other.current;
+        self.changed -= other.changed;
+        self.expired -= other.expired;
+        self.empty -= other.empty;
+        self.blocked -= other.blocked;
+        self.quarantined -= other.quarantined;
+    }
+
     /// Whether the parts sum to the rows scanned.
     pub fn balances(&self) -> bool {
         self.scanned
@@ -268,8 +280,11 @@ pub struct BlockedSlice {
     pub code: String,
     /// Why, in the KMS's words.
     pub message: String,
-    /// Rows of the slice that were read and wait.
-    pub rows: u64,
+    /// Records up to and with this one are done; the retry goes on after it.
+    pub after: Option<RecordId>,
+    /// Rows that were read after it. They are in the task's counts, and the
+    /// retry counts them anew.
+    pub counts: Counts,
     /// How often it was tried.
     pub tries: u32,
     /// When it is tried again, Unix milliseconds.
