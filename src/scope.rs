@@ -95,6 +95,19 @@ pub enum ScopeError {
     Id(#[from] InvalidId),
 }
 
+impl ScopeError {
+    /// The stable name of the failure, as tests/vectors use it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ScopeError::Length => "scope_length",
+            ScopeError::NotUtf8 => "scope_not_utf8",
+            ScopeError::Order => "scope_order",
+            ScopeError::Pairs => "scope_pairs",
+            ScopeError::Id(_) => "scope_id",
+        }
+    }
+}
+
 impl Scope {
     /// The organization that owns the scope.
     pub fn org(&self) -> &OrgId {
@@ -210,18 +223,24 @@ pub enum Locus<'a> {
 impl Locus<'_> {
     /// `u8 n ‖ n × LP(part)`.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.append_to(&mut out);
+        out
+    }
+
+    /// Appends the bytes to a buffer that is used again for each cell.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
             Locus::Message {
                 org,
                 channel,
                 record,
             } => {
-                let mut out = vec![4];
-                put_lp(&mut out, b"message");
-                put_lp(&mut out, org.as_str().as_bytes());
-                put_lp(&mut out, channel.as_str().as_bytes());
-                put_lp(&mut out, record.as_bytes());
-                out
+                out.push(4);
+                put_lp(out, b"message");
+                put_lp(out, org.as_str().as_bytes());
+                put_lp(out, channel.as_str().as_bytes());
+                put_lp(out, record.as_bytes());
             }
         }
     }
