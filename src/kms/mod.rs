@@ -18,6 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::crypto::KeyId;
 use crate::ids::{CmkArn, JobId, OrgId};
 use crate::scope::Scope;
 
@@ -151,6 +152,8 @@ pub struct Use {
     pub end_user: Option<String>,
     /// The task and its fencing token, for a worker.
     pub task: Option<(String, u64)>,
+    /// The data key the call is about, where it has a key row already.
+    pub key_id: Option<KeyId>,
 }
 
 impl Use {
@@ -164,6 +167,7 @@ impl Use {
             requested_by: None,
             end_user: None,
             task: None,
+            key_id: None,
         }
     }
 }
