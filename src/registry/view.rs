@@ -107,3 +107,9 @@ impl AllowList {
         self.0.insert(cmk, row);
     }
 }
+
+impl FromIterator<(CmkArn, CmkRow)> for AllowList {
+    fn from_iter<I: IntoIterator<Item = (CmkArn, CmkRow)>>(rows: I) -> Self {
+        Self(rows.into_iter().collect())
+    }
+}
