@@ -37,7 +37,10 @@ impl WallTime {
 
     /// This time and a span later.
     pub fn plus(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// The span from `earlier` to this time; zero if it is not earlier.

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A number per organization that only grows (I3). It starts at 1; activation
 /// refuses 2^20. The wire form has room to 2^28, so that a bug in the counter
 /// shows as an error and not as a wrapped number.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Epoch(u32);
 
@@ -30,7 +28,11 @@ impl Epoch {
 
     /// Checks the range.
     pub fn new(n: u32) -> Result<Self, EpochTooLarge> {
-        if n < Self::LIMIT { Ok(Self(n)) } else { Err(EpochTooLarge(n)) }
+        if n < Self::LIMIT {
+            Ok(Self(n))
+        } else {
+            Err(EpochTooLarge(n))
+        }
     }
 
     /// The number.
@@ -92,7 +94,18 @@ mod tests {
     fn bytes_are_base_128_and_order_like_the_numbers() {
         assert_eq!(Epoch(300).to_bytes(), [0, 0, 2, 0x2c]);
         let mut last = [0; 4];
-        for n in [1, 2, 127, 128, 129, 300, 16_383, 16_384, (1 << 20) - 1, (1 << 28) - 1] {
+        for n in [
+            1,
+            2,
+            127,
+            128,
+            129,
+            300,
+            16_383,
+            16_384,
+            (1 << 20) - 1,
+            (1 << 28) - 1,
+        ] {
             let bytes = Epoch(n).to_bytes();
             assert!(bytes > last, "{n}");
             assert_eq!(Epoch::from_bytes(bytes), Some(Epoch(n)));

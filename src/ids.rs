@@ -138,9 +138,8 @@ const ARN_RULE: &str = "a CMK is named by its full key ARN, \
 
 fn is_key_arn(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
-    let plain = |s: &str| {
-        !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let plain =
+        |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     text.len() <= 256
         && parts.len() == 6
         && parts[0] == "arn"
@@ -291,6 +290,11 @@ impl Hour {
         u64::from(self.0) * 3600
     }
 
+    /// The hour before this one; none before 1970.
+    pub fn previous(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+
     /// The hour after this one; the last hour of 9999 is its own successor.
     pub fn next(self) -> Self {
         Self((self.0 + 1).min(Self::LIMIT as u32 - 1))
@@ -330,8 +334,7 @@ impl FromStr for Hour {
             return Err(invalid());
         }
         // By the civil calendar: an instant ends two days before the year 9999.
-        let at: jiff::civil::DateTime =
-            format!("{text}:00:00").parse().map_err(|_| invalid())?;
+        let at: jiff::civil::DateTime = format!("{text}:00:00").parse().map_err(|_| invalid())?;
         let since = at.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
         let hour = u64::try_from(since.as_secs())
             .ok()
@@ -368,7 +371,17 @@ mod tests {
         for good in ["a", "acme", "T024BE7LD", "a.b_c:d-e", &"x".repeat(64)] {
             assert!(OrgId::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", ".a", "a*", "a?", "a$", "é", "a b", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "a*",
+            "a?",
+            "a$",
+            "é",
+            "a b",
+            &"x".repeat(65),
+        ] {
             assert!(OrgId::new(bad).is_err(), "{bad}");
         }
     }
@@ -402,7 +415,14 @@ mod tests {
             assert_eq!(hour.to_string(), text);
             assert_eq!(text.parse::<Hour>().unwrap(), hour);
         }
-        for bad in ["2019-02-30T01", "2019-02-13T24", "2019-2-13T01", "2019-02-13", "2019-02-13T17Z", "1969-12-31T23"] {
+        for bad in [
+            "2019-02-30T01",
+            "2019-02-13T24",
+            "2019-2-13T01",
+            "2019-02-13",
+            "2019-02-13T17Z",
+            "1969-12-31T23",
+        ] {
             assert!(bad.parse::<Hour>().is_err(), "{bad}");
         }
     }

@@ -11,6 +11,7 @@ pub mod epoch;
 pub mod ids;
 pub mod import;
 pub mod job;
+pub mod keys;
 pub mod killpoint;
 pub mod kms;
 pub mod pipeline;

@@ -42,6 +42,15 @@ pub enum CellError {
         /// The higher of the organization's and the channel's floor.
         floor: Epoch,
     },
+    /// The wrap is below the organization's wrap floor: the key table was rolled
+    /// back to an old state.
+    #[error("the key's wrap has epoch {epoch}, below the floor {floor}: it was rolled back")]
+    WrapBelowFloor {
+        /// The wrap's.
+        epoch: Epoch,
+        /// The organization's wrap floor.
+        floor: Epoch,
+    },
     /// The expiry is 0, which means none, or later than a cell may have.
     #[error("the expiry {expiry} (Unix seconds) is 0 or later than {latest}")]
     BadExpiry {
@@ -101,6 +110,7 @@ impl CellError {
             CellError::UnknownSuite(_) => "unknown_suite",
             CellError::EpochAboveNewest { .. } => "epoch_above_newest",
             CellError::EpochBelowFloor { .. } => "epoch_below_floor",
+            CellError::WrapBelowFloor { .. } => "wrap_below_floor",
             CellError::BadExpiry { .. } => "bad_expiry",
             CellError::TtlMismatch => "ttl_mismatch",
             CellError::PlaintextTooLarge { .. } => "plaintext_too_large",

@@ -1,1 +1,27 @@
-//! To be written.
+//! Jobs: what was asked for, how far it is, and what may happen next.
+//!
+//! | file | what |
+//! |---|---|
+//! | `message` | what travels on the queue, and why a message is refused |
+//! | `state` | the states of a job and every way from one to another |
+//! | `rows` | jobs, tasks and their counts as they stand in the store |
+//! | `book` | reading and changing those rows, always conditionally |
+//! | `lease` | holding a job or a task for a bounded time |
+//! | `verdict` | the sentence at the end |
+
+mod book;
+mod lease;
+mod message;
+mod rows;
+mod state;
+mod verdict;
+
+pub use book::{BookError, JobBook, Recorded, Versioned, task_id};
+pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free};
+pub use message::{Cause, JobMessage, MessageError, Mode, RekeyRequest};
+pub use rows::{
+    Activated, BlockedSlice, Checkpoint, Counts, Effort, Estimate, JobRow, Lease, Pass,
+    QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,
+};
+pub use state::JobState;
+pub use verdict::Verdict;

@@ -7,10 +7,12 @@
 //! | `local` | the local key ring: a file, for trial and tests |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
 //! | `audited` | decorator: an audit record for every call |
+//! | `conformance` | one suite for every backend |
 
 pub mod audited;
 pub mod budget;
 pub mod codes;
+pub mod conformance;
 pub mod local;
 
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::crypto::KeyId;
 use crate::ids::{CmkArn, JobId, OrgId};
 use crate::scope::Scope;
 
@@ -151,6 +154,8 @@ pub struct Use {
     pub end_user: Option<String>,
     /// The task and its fencing token, for a worker.
     pub task: Option<(String, u64)>,
+    /// The data key the call is about, where it has a key row already.
+    pub key_id: Option<KeyId>,
 }
 
 impl Use {
@@ -164,6 +169,7 @@ impl Use {
             requested_by: None,
             end_user: None,
             task: None,
+            key_id: None,
         }
     }
 }

@@ -1,1 +1,250 @@
-//! To be written.
+//! One task, from its first slice to its last checkpoint.
+//!
+//! ```text
+//! rewrite, reencrypt   plan -> stream -> unwrap -> reencrypt -> write -> checkpoint
+//! rewrite, rewrap      plan -> stream -> rewrap ----------------------> checkpoint
+//! verify,  reencrypt   plan -> stream -> unwrap -> verify ------------> checkpoint
+//! verify,  rewrap      plan -> stream -> rewrap ----------------------> checkpoint
+//! drain                plan -> stream -> wraps -----------------------> checkpoint
+//! ```
+//!
+//! Each stage is a file and runs on its own; bounded channels join them, so a
+//! slow stage slows down those before it. The async runtime does I/O; rayon does
+//! the cryptography, and `crossing` is the only place where work goes from one
+//! to the other and back.
+//!
+//! Many slices are in flight at once, because real slices are small and each
+//! costs calls to the KMS. Memory is bounded by the bytes of cells in flight,
+//! whatever a partition holds.
+
+mod checkpoint;
+mod crossing;
+mod order;
+mod parking;
+pub mod plan;
+mod reencrypt;
+mod rewrap;
+mod stream;
+mod triage;
+mod unwrap;
+mod verify;
+mod work;
+mod wraps;
+mod write;
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+
+pub use parking::Parking;
+
+use crate::audit::{AuditError, AuditLog};
+use crate::clock::SharedClock;
+use crate::crypto::Provider;
+use crate::epoch::Epoch;
+use crate::ids::{CmkArn, JobId, OrgId};
+use crate::job::{BookError, HoldError, JobBook, Mode, Pass, TaskHold};
+use crate::kms::{KmsError, ReasonCode, SharedKms, Use};
+use crate::registry::{AllowList, Registry, RegistryError, Timing};
+use crate::store::{SharedStore, StoreError};
+
+/// How much may be in flight at once, per worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Slices of one task.
+    pub slices: usize,
+    /// Bytes of cells, all tasks together.
+    pub bytes: usize,
+    /// Pages of one task that wait for the KMS.
+    pub kms: usize,
+    /// Pages of one task that are being written.
+    pub writes: usize,
+    /// Rows of one page.
+    pub page_rows: usize,
+    /// Bytes of one page.
+    pub page_bytes: usize,
+    /// Rows of one batch.
+    pub batch_rows: usize,
+    /// Bytes of one batch.
+    pub batch_bytes: usize,
+    /// Shortest time between two checkpoints of a task.
+    pub checkpoint_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            slices: 64,
+            bytes: 32 << 20,
+            kms: 128,
+            writes: 64,
+            page_rows: 400,
+            page_bytes: 256 << 10,
+            batch_rows: 100,
+            batch_bytes: 128 << 10,
+            checkpoint_ms: 500,
+        }
+    }
+}
+
+/// What all tasks of one worker share.
+pub struct Shared {
+    /// The store.
+    pub store: SharedStore,
+    /// The registry in it.
+    pub registry: Registry,
+    /// The jobs in it.
+    pub book: JobBook,
+    /// The KMS, audited and within its budget.
+    pub kms: SharedKms,
+    /// Which KMS it is, as key rows say it.
+    pub provider: Provider,
+    /// The audit log of this process.
+    pub audit: AuditLog,
+    /// Time.
+    pub clock: SharedClock,
+    /// The waits of the store.
+    pub timing: Timing,
+    /// How much may be in flight.
+    pub limits: Limits,
+    /// Room in memory, in units of 1 KiB.
+    pub room: Arc<Semaphore>,
+    /// CMKs that cannot be used now.
+    pub parking: Parking,
+}
+
+impl Shared {
+    /// Room for `limits.bytes`.
+    pub fn room_for(limits: &Limits) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new((limits.bytes / 1024).max(1)))
+    }
+}
+
+/// A task as the pipeline sees it.
+pub struct TaskRun {
+    /// What all tasks share.
+    pub shared: Arc<Shared>,
+    /// The job.
+    pub job: JobId,
+    /// The organization.
+    pub org: OrgId,
+    /// Who asked for the job.
+    pub requested_by: String,
+    /// How it rewrites.
+    pub mode: Mode,
+    /// The job's epoch.
+    pub epoch: Epoch,
+    /// The CMK of that epoch.
+    pub to_cmk: CmkArn,
+    /// What the task does.
+    pub pass: Pass,
+    /// The round it belongs to.
+    pub round: u32,
+    /// The task's row id, for audit records.
+    pub task_id: String,
+    /// The fencing token of this claim.
+    pub token: u64,
+    /// The task's row, held.
+    pub hold: Arc<TaskHold>,
+    /// The CMKs that may be used, as read at the claim.
+    pub allow_list: AllowList,
+    /// Turns true when the worker is asked to stop: finish what is in flight,
+    /// begin nothing new.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl TaskRun {
+    /// Why this task uses keys, for the audit.
+    pub fn why(&self) -> Use {
+        let code = match self.pass {
+            Pass::Rewrite => ReasonCode::Rekey,
+            Pass::Verify | Pass::Drain => ReasonCode::Verify,
+        };
+        let mut why = Use::new(code, "");
+        why.job = Some(self.job);
+        why.requested_by = Some(self.requested_by.clone());
+        why.task = Some((self.task_id.clone(), self.token));
+        why
+    }
+
+    fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All its slices were gone through.
+    Through,
+    /// The worker was asked to stop; the rest is for another.
+    Stopped,
+}
+
+/// Why a task could not go on. What is durable stays; another worker, or this
+/// one, takes the task up again at its checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The store failed for good.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The registry could not be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A row could not be read or changed.
+    #[error(transparent)]
+    Book(#[from] BookError),
+    /// The lease is lost.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// What cannot be recorded is not done.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The KMS refuses this worker or this job as such.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The pool of compute threads is gone.
+    #[error("the compute threads have ended")]
+    Compute,
+}
+
+/// Items that wait between two stages.
+const BETWEEN_STAGES: usize = 32;
+
+/// Runs a task to its end. Dropping the future stops it anywhere; nothing is
+/// lost by that (I7).
+pub async fn run(task: Arc<TaskRun>) -> Result<Ended, TaskError> {
+    let (tickets_in, tickets) = mpsc::channel(BETWEEN_STAGES);
+    let (pages_in, pages) = mpsc::channel(BETWEEN_STAGES);
+    let (done_in, done) = mpsc::channel(4 * BETWEEN_STAGES);
+
+    let plan = plan::slices_of_task(task.clone(), tickets_in);
+    let stream = stream::run(task.clone(), tickets, pages_in, done_in.clone());
+    let checkpoint = checkpoint::run(task.clone(), done);
+
+    match (task.pass, task.mode) {
+        (Pass::Rewrite, Mode::Reencrypt) => {
+            let (openable_in, openable) = mpsc::channel(BETWEEN_STAGES);
+            let (sealed_in, sealed) = mpsc::channel(BETWEEN_STAGES);
+            let unwrap = unwrap::run(task.clone(), pages, openable_in, done_in.clone());
+            let reencrypt = reencrypt::run(task.clone(), openable, sealed_in);
+            let write = write::run(task.clone(), sealed, done_in);
+            tokio::try_join!(plan, stream, unwrap, reencrypt, write, checkpoint)?;
+        }
+        (Pass::Verify, Mode::Reencrypt) => {
+            let (openable_in, openable) = mpsc::channel(BETWEEN_STAGES);
+            let unwrap = unwrap::run(task.clone(), pages, openable_in, done_in.clone());
+            let verify = verify::run(task.clone(), openable, done_in);
+            tokio::try_join!(plan, stream, unwrap, verify, checkpoint)?;
+        }
+        (Pass::Rewrite | Pass::Verify, Mode::Rewrap) => {
+            let rewrap = rewrap::run(task.clone(), pages, done_in);
+            tokio::try_join!(plan, stream, rewrap, checkpoint)?;
+        }
+        (Pass::Drain, _) => {
+            let wraps = wraps::run(task.clone(), pages, done_in);
+            tokio::try_join!(plan, stream, wraps, checkpoint)?;
+        }
+    }
+    Ok(if task.stopping() { Ended::Stopped } else { Ended::Through })
+}

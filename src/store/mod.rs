@@ -119,7 +119,11 @@ impl SliceKey {
 
 impl fmt::Display for SliceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}/{}", self.org, self.kind, self.group, self.slice)
+        write!(
+            f,
+            "{}/{}/{}/{}",
+            self.org, self.kind, self.group, self.slice
+        )
     }
 }
 
@@ -233,7 +237,11 @@ pub struct StoreError {
 impl StoreError {
     /// An error of a class, without a source.
     pub fn new(class: StoreErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), source: None }
+        Self {
+            class,
+            message: message.into(),
+            source: None,
+        }
     }
 }
 

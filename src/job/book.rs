@@ -1,0 +1,431 @@
+//! Reading and changing jobs and tasks. Every change is conditional on the
+//! revision that was read, so whoever lost a lease or was overtaken by an
+//! operator's command cannot write (I6).
+
+use crate::clock::SharedClock;
+use crate::ids::{JobId, OrgId};
+use crate::job::message::RekeyRequest;
+use crate::job::rows::{Counts, Effort, JobRow, QuarantineRow, TaskRow, Transition};
+use crate::job::state::JobState;
+use crate::registry::{insert, update};
+use crate::store::{
+    Applied, ControlRow, ControlTable, ControlWrite, Expect, SharedStore, StoreError,
+};
+
+/// Rows read per page of a listing.
+const PAGE: usize = 500;
+const JOB: &str = "job/";
+const OPEN: &str = "open/";
+const HISTORY: &str = "history/";
+
+/// A row with the revision it was read at.
+#[derive(Debug, Clone)]
+pub struct Versioned<T> {
+    /// Row id.
+    pub id: String,
+    /// Revision.
+    pub rev: u64,
+    /// The row.
+    pub row: T,
+}
+
+/// Why jobs could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A row does not parse.
+    #[error(
+        "row `{row}` of table `{table}` does not parse ({why}); it was written by another version or by hand"
+    )]
+    Malformed {
+        /// The table.
+        table: &'static str,
+        /// The row.
+        row: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Somebody else changed the row: the lease is lost, or an operator acted.
+    #[error("row `{0}` was changed by somebody else")]
+    Overtaken(String),
+    /// The state machine has no such way.
+    #[error("a job that is {from} cannot become {to}")]
+    NoSuchWay {
+        /// Where the job is.
+        from: JobState,
+        /// Where it was to go.
+        to: JobState,
+    },
+}
+
+/// The answer to recording a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is new.
+    New,
+    /// The same request was recorded before: nothing to do.
+    Before,
+    /// The id was taken by another request.
+    Taken,
+}
+
+/// The jobs of a store.
+#[derive(Clone)]
+pub struct JobBook {
+    store: SharedStore,
+    clock: SharedClock,
+}
+
+impl JobBook {
+    /// The jobs in a store.
+    pub fn new(store: SharedStore, clock: SharedClock) -> Self {
+        Self { store, clock }
+    }
+
+    /// Records a job once.
+    pub async fn record(
+        &self,
+        request: &RekeyRequest,
+        body_sha256: &str,
+        why: &str,
+    ) -> Result<Recorded, BookError> {
+        let now = self.clock.wall().unix_ms();
+        let row = JobRow {
+            request: request.clone(),
+            body_sha256: body_sha256.to_owned(),
+            recorded_ms: now,
+            state: JobState::Queued,
+            since_ms: now,
+            why: why.to_owned(),
+            transitions: 0,
+            token: 0,
+            lease: None,
+            activated: None,
+            estimate: None,
+            round: None,
+            drain_until_ms: None,
+            rewriting: Counts::default(),
+            proof: Counts::default(),
+            effort: Effort::default(),
+            takeovers: 0,
+            streams: Vec::new(),
+            blocked_slices: 0,
+            verdict: None,
+        };
+        let id = job_id(request.job_id);
+        let open = open_id(request.job_id);
+        let writes = [insert(&id, &row), insert(&open, &())];
+        match self
+            .apply(ControlTable::Jobs, request.org.as_str(), &writes)
+            .await?
+        {
+            Applied::Yes => Ok(Recorded::New),
+            Applied::No => match self.get(&request.org, request.job_id).await? {
+                Some(old) if old.row.body_sha256 == body_sha256 => Ok(Recorded::Before),
+                _ => Ok(Recorded::Taken),
+            },
+        }
+    }
+
+    /// Reads a job.
+    pub async fn get(
+        &self,
+        org: &OrgId,
+        job: JobId,
+    ) -> Result<Option<Versioned<JobRow>>, BookError> {
+        let id = job_id(job);
+        let rows = self
+            .store
+            .control_get(ControlTable::Jobs, org.as_str(), &[&id])
+            .await?;
+        rows.first()
+            .map(|row| parse(ControlTable::Jobs, row))
+            .transpose()
+    }
+
+    /// Finds a job by its id alone, whatever its organization.
+    pub async fn find(&self, job: JobId) -> Result<Option<Versioned<JobRow>>, BookError> {
+        for org in self.orgs().await? {
+            if let Some(found) = self.get(&org, job).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Organizations that have jobs.
+    pub async fn orgs(&self) -> Result<Vec<OrgId>, BookError> {
+        let mut orgs = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let names = self
+                .store
+                .control_partitions(ControlTable::Jobs, after.as_deref(), PAGE)
+                .await?;
+            let Some(last) = names.last() else {
+                return Ok(orgs);
+            };
+            after = Some(last.clone());
+            for name in names {
+                orgs.push(OrgId::new(name.clone()).map_err(|e| BookError::Malformed {
+                    table: "jobs",
+                    row: name,
+                    why: e.to_string(),
+                })?);
+            }
+        }
+    }
+
+    /// All jobs of an organization, in order of their ids.
+    pub async fn jobs(&self, org: &OrgId) -> Result<Vec<Versioned<JobRow>>, BookError> {
+        self.list(ControlTable::Jobs, org.as_str(), JOB).await
+    }
+
+    /// Ids of the jobs of an organization that are not at an end.
+    pub async fn open(&self, org: &OrgId) -> Result<Vec<JobId>, BookError> {
+        let rows = self
+            .list_raw(ControlTable::Jobs, org.as_str(), OPEN)
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| row.id.strip_prefix(OPEN)?.parse().ok())
+            .collect())
+    }
+
+    /// The history of a job, oldest first.
+    pub async fn history(&self, org: &OrgId, job: JobId) -> Result<Vec<Transition>, BookError> {
+        let prefix = format!("{HISTORY}{job}/");
+        let rows: Vec<Versioned<Transition>> =
+            self.list(ControlTable::Jobs, org.as_str(), &prefix).await?;
+        Ok(rows.into_iter().map(|v| v.row).collect())
+    }
+
+    /// Reads a job or a task by its row id.
+    pub async fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        id: &str,
+    ) -> Result<Option<Versioned<T>>, BookError> {
+        let rows = self.store.control_get(table, partition, &[id]).await?;
+        rows.first().map(|row| parse(table, row)).transpose()
+    }
+
+    /// Writes a job or a task back as it now is, without a change of state.
+    pub async fn write_back<T: serde::Serialize>(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        row: &mut Versioned<T>,
+    ) -> Result<(), BookError> {
+        self.commit(table, partition, vec![write_back(row)], &row.id)
+            .await?;
+        row.rev += 1;
+        Ok(())
+    }
+
+    /// Moves a job to another state, together with its history row and whatever
+    /// else the caller has changed in `job.row`.
+    pub async fn transition(
+        &self,
+        job: &mut Versioned<JobRow>,
+        to: JobState,
+        who: &str,
+        why: &str,
+    ) -> Result<Transition, BookError> {
+        let from = job.row.state;
+        if !from.may_become(to) {
+            return Err(BookError::NoSuchWay { from, to });
+        }
+        let id = job.row.request.job_id;
+        let org = job.row.request.org.clone();
+        let at_ms = self.clock.wall().unix_ms();
+        let step = Transition {
+            from,
+            to,
+            at_ms,
+            who: who.to_owned(),
+            why: why.to_owned(),
+        };
+        let before = job.row.clone();
+        job.row.state = to;
+        job.row.since_ms = at_ms;
+        job.row.why = why.to_owned();
+        job.row.transitions += 1;
+        let history = format!("{HISTORY}{id}/{:08}", job.row.transitions);
+        let mut writes = vec![write_back(job), insert(&history, &step)];
+        if to.is_final() {
+            job.row.lease = None;
+            writes[0] = write_back(job);
+            writes.push(ControlWrite {
+                id: open_id(id),
+                expect: Expect::Rev(1),
+                body: None,
+            });
+        }
+        if let Err(error) = self
+            .commit(ControlTable::Jobs, org.as_str(), writes, &job.id)
+            .await
+        {
+            job.row = before;
+            return Err(error);
+        }
+        job.rev += 1;
+        Ok(step)
+    }
+
+    /// Adds tasks to a round. Their ids are fresh: a round is planned once.
+    pub async fn add_tasks(
+        &self,
+        job: JobId,
+        round: u32,
+        first: u32,
+        tasks: &[TaskRow],
+    ) -> Result<(), BookError> {
+        let writes: Vec<ControlWrite> = tasks
+            .iter()
+            .enumerate()
+            .map(|(i, task)| insert(&task_id(round, first + i as u32), task))
+            .collect();
+        let what = task_id(round, first);
+        self.commit(ControlTable::Tasks, &job.to_string(), writes, &what)
+            .await
+    }
+
+    /// The tasks of a round.
+    pub async fn tasks(
+        &self,
+        job: JobId,
+        round: u32,
+    ) -> Result<Vec<Versioned<TaskRow>>, BookError> {
+        self.list(
+            ControlTable::Tasks,
+            &job.to_string(),
+            &format!("{round:06}/"),
+        )
+        .await
+    }
+
+    /// Lists a cell that was left as it is. Listing it again keeps the newest.
+    pub async fn quarantine(&self, job: JobId, row: &QuarantineRow) -> Result<(), BookError> {
+        let id = format!("{}/{}/{}", row.slice.channel, row.slice.hour, row.record);
+        let partition = job.to_string();
+        loop {
+            let old = self
+                .store
+                .control_get(ControlTable::Quarantine, &partition, &[&id])
+                .await?;
+            let write = match old.first() {
+                Some(old) => update(old, row),
+                None => insert(&id, row),
+            };
+            if self
+                .apply(ControlTable::Quarantine, &partition, &[write])
+                .await?
+                == Applied::Yes
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Cells that a job left as they are, as they were last found.
+    pub async fn quarantined(&self, job: JobId) -> Result<Vec<QuarantineRow>, BookError> {
+        let rows: Vec<Versioned<QuarantineRow>> = self
+            .list(ControlTable::Quarantine, &job.to_string(), "")
+            .await?;
+        Ok(rows.into_iter().map(|v| v.row).collect())
+    }
+
+    async fn commit(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        writes: Vec<ControlWrite>,
+        what: &str,
+    ) -> Result<(), BookError> {
+        match self.apply(table, partition, &writes).await? {
+            Applied::Yes => Ok(()),
+            Applied::No => Err(BookError::Overtaken(what.to_owned())),
+        }
+    }
+
+    async fn apply(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        writes: &[ControlWrite],
+    ) -> Result<Applied, BookError> {
+        Ok(self.store.control_apply(table, partition, writes).await?)
+    }
+
+    async fn list<T: serde::de::DeserializeOwned>(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        prefix: &str,
+    ) -> Result<Vec<Versioned<T>>, BookError> {
+        let rows = self.list_raw(table, partition, prefix).await?;
+        rows.iter().map(|row| parse(table, row)).collect()
+    }
+
+    async fn list_raw(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        prefix: &str,
+    ) -> Result<Vec<ControlRow>, BookError> {
+        let mut all: Vec<ControlRow> = Vec::new();
+        loop {
+            let after = all.last().map(|row| row.id.clone());
+            let rows = self
+                .store
+                .control_list(table, partition, prefix, after.as_deref(), PAGE)
+                .await?;
+            let full = rows.len() == PAGE;
+            all.extend(rows);
+            if !full {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+fn job_id(job: JobId) -> String {
+    format!("{JOB}{job}")
+}
+
+fn open_id(job: JobId) -> String {
+    format!("{OPEN}{job}")
+}
+
+/// Id of a task: the round, then its number, so that a round lists in order.
+pub fn task_id(round: u32, n: u32) -> String {
+    format!("{round:06}/{n:06}")
+}
+
+fn write_back<T: serde::Serialize>(row: &Versioned<T>) -> ControlWrite {
+    ControlWrite {
+        id: row.id.clone(),
+        expect: Expect::Rev(row.rev),
+        body: Some(crate::registry::body(&row.row)),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(
+    table: ControlTable,
+    row: &ControlRow,
+) -> Result<Versioned<T>, BookError> {
+    let parsed = serde_json::from_str(&row.body).map_err(|e| BookError::Malformed {
+        table: table.as_str(),
+        row: row.id.clone(),
+        why: e.to_string(),
+    })?;
+    Ok(Versioned {
+        id: row.id.clone(),
+        rev: row.rev,
+        row: parsed,
+    })
+}

@@ -1,0 +1,325 @@
+//! Holding a job or a task for a bounded time.
+//!
+//! A claim is a conditional write that raises the fencing token and says until
+//! when the row is held. The holder writes only while it trusts its lease, that
+//! is until `start of the last good write + lease - margin` on the clock that
+//! runs through suspend; others take the row when its wall-clock end has passed.
+//! A holder that was frozen and woke up finds the row's revision changed and
+//! cannot write (I6).
+
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+
+use crate::clock::{BootTime, SharedClock};
+use crate::job::book::{BookError, JobBook, Versioned};
+use crate::job::rows::{JobRow, Lease, TaskRow, Transition};
+use crate::job::state::JobState;
+use crate::registry::Timing;
+use crate::store::{ControlTable, StoreErrorClass};
+
+/// A worker process, as leases name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerName {
+    /// Unique among all workers that ever ran.
+    pub worker: String,
+    /// The process's audit stream.
+    pub stream: String,
+}
+
+/// Why a held row could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The lease ran out or the row was taken. Stop; somebody else goes on.
+    #[error("the lease on `{0}` is lost")]
+    Lost(String),
+    /// Somebody else changed the row while the lease held: read it again.
+    #[error("`{0}` was changed by somebody else")]
+    Changed(String),
+    /// The row or the store is not as it should be.
+    #[error(transparent)]
+    Book(#[from] BookError),
+}
+
+/// A row that can be held.
+pub trait Leased: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + Sync {
+    /// The table it stands in.
+    const TABLE: ControlTable;
+    /// Who holds it.
+    fn lease(&self) -> Option<&Lease>;
+    /// Sets who holds it.
+    fn set_lease(&mut self, lease: Option<Lease>);
+    /// Its fencing token.
+    fn token(&self) -> u64;
+    /// Notes a claim: raises the token.
+    fn claimed_by(&mut self, me: &WorkerName, was_taken_over: bool);
+}
+
+impl Leased for JobRow {
+    const TABLE: ControlTable = ControlTable::Jobs;
+
+    fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+    fn set_lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+    }
+    fn token(&self) -> u64 {
+        self.token
+    }
+    fn claimed_by(&mut self, me: &WorkerName, _: bool) {
+        self.token += 1;
+        note_stream(&mut self.streams, &me.stream);
+    }
+}
+
+impl Leased for TaskRow {
+    const TABLE: ControlTable = ControlTable::Tasks;
+
+    fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+    fn set_lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+    }
+    fn token(&self) -> u64 {
+        self.token
+    }
+    fn claimed_by(&mut self, me: &WorkerName, was_taken_over: bool) {
+        self.token += 1;
+        self.takeovers += u32::from(was_taken_over);
+        note_stream(&mut self.streams, &me.stream);
+    }
+}
+
+fn note_stream(streams: &mut Vec<String>, stream: &str) {
+    if !streams.iter().any(|s| s == stream) {
+        streams.push(stream.to_owned());
+    }
+}
+
+/// Whether a row may be claimed now: nobody holds it, or its end has passed.
+pub fn is_free<T: Leased>(row: &T, now_ms: u64) -> bool {
+    row.lease().is_none_or(|lease| lease.until_ms <= now_ms)
+}
+
+/// A row that this process holds.
+pub struct Hold<T> {
+    book: JobBook,
+    clock: SharedClock,
+    timing: Timing,
+    me: WorkerName,
+    partition: String,
+    inner: Mutex<Versioned<T>>,
+    trusted_until: watch::Sender<BootTime>,
+}
+
+/// A task that this process holds.
+pub type TaskHold = Hold<TaskRow>;
+/// A job that this process drives.
+pub type JobHold = Hold<JobRow>;
+
+impl<T: Leased> Hold<T> {
+    /// Tries to take a row that was read as `seen`. `None` if another was faster.
+    pub async fn claim(
+        book: &JobBook,
+        clock: &SharedClock,
+        timing: &Timing,
+        me: &WorkerName,
+        partition: &str,
+        seen: Versioned<T>,
+    ) -> Result<Option<Self>, BookError> {
+        let start = clock.boot();
+        let mut taken = seen;
+        let was_held = taken.row.lease().is_some();
+        taken.row.claimed_by(me, was_held);
+        taken.row.set_lease(Some(lease_from_now(clock, timing, me)));
+        match book.write_back(T::TABLE, partition, &mut taken).await {
+            Ok(()) => Ok(Some(Self {
+                book: book.clone(),
+                clock: clock.clone(),
+                timing: *timing,
+                me: me.clone(),
+                partition: partition.to_owned(),
+                inner: Mutex::new(taken),
+                trusted_until: watch::Sender::new(start.plus(timing.trust())),
+            })),
+            Err(BookError::Overtaken(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The row as this process last wrote or read it.
+    pub async fn row(&self) -> T {
+        self.inner.lock().await.row.clone()
+    }
+
+    /// The row's id.
+    pub async fn id(&self) -> String {
+        self.inner.lock().await.id.clone()
+    }
+
+    /// Whether the lease may still be trusted.
+    pub fn is_trusted(&self) -> bool {
+        self.clock.boot() < *self.trusted_until.borrow()
+    }
+
+    /// Changes the row and renews the lease with the same write. Tries again
+    /// while the store is away and the lease holds.
+    pub async fn save(&self, change: impl FnOnce(&mut T)) -> Result<(), HoldError> {
+        let mut held = self.inner.lock().await;
+        let mut next = held.clone();
+        change(&mut next.row);
+        loop {
+            if !self.is_trusted() {
+                return Err(HoldError::Lost(held.id.clone()));
+            }
+            let start = self.clock.boot();
+            next.row
+                .set_lease(Some(lease_from_now(&self.clock, &self.timing, &self.me)));
+            match self
+                .book
+                .write_back(T::TABLE, &self.partition, &mut next)
+                .await
+            {
+                Ok(()) => {
+                    *held = next;
+                    self.trusted_until
+                        .send_replace(start.plus(self.timing.trust()));
+                    return Ok(());
+                }
+                Err(BookError::Overtaken(id)) => return Err(HoldError::Changed(id)),
+                Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {
+                    self.clock.sleep(self.retry_wait()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads the row again after somebody else changed it. `Lost` if it is no
+    /// longer held with this token.
+    pub async fn reload(&self) -> Result<T, HoldError> {
+        let mut held = self.inner.lock().await;
+        let fresh: Option<Versioned<T>> =
+            self.book.read(T::TABLE, &self.partition, &held.id).await?;
+        match fresh {
+            Some(fresh)
+                if fresh.row.token() == held.row.token()
+                    && fresh
+                        .row
+                        .lease()
+                        .is_some_and(|l| l.worker == self.me.worker) =>
+            {
+                *held = fresh;
+                Ok(held.row.clone())
+            }
+            _ => {
+                self.trusted_until.send_replace(BootTime(Duration::ZERO));
+                Err(HoldError::Lost(held.id.clone()))
+            }
+        }
+    }
+
+    /// Renews the lease at a third of its span until it is lost. Run beside the
+    /// work; when it returns, the work must stop.
+    pub async fn keep(&self) -> HoldError {
+        loop {
+            let third = self.timing.lease() / 3;
+            let renewed = self
+                .trusted_until
+                .borrow()
+                .0
+                .saturating_sub(self.timing.trust());
+            let due = BootTime(renewed).plus(third);
+            let now = self.clock.boot();
+            if now < due {
+                self.clock.sleep(due.since(now)).await;
+                continue;
+            }
+            if let Err(error) = self.save(|_| {}).await {
+                return error;
+            }
+        }
+    }
+
+    /// Changes the row a last time and lets it go.
+    pub async fn release(&self, change: impl FnOnce(&mut T)) -> Result<(), HoldError> {
+        let mut held = self.inner.lock().await;
+        let mut next = held.clone();
+        change(&mut next.row);
+        next.row.set_lease(None);
+        loop {
+            if !self.is_trusted() {
+                return Err(HoldError::Lost(held.id.clone()));
+            }
+            match self
+                .book
+                .write_back(T::TABLE, &self.partition, &mut next)
+                .await
+            {
+                Ok(()) => {
+                    *held = next;
+                    self.trusted_until.send_replace(BootTime(Duration::ZERO));
+                    return Ok(());
+                }
+                Err(BookError::Overtaken(id)) => return Err(HoldError::Changed(id)),
+                Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {
+                    self.clock.sleep(self.retry_wait()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn retry_wait(&self) -> Duration {
+        (self.timing.lease() / 20).min(Duration::from_secs(1))
+    }
+}
+
+impl Hold<JobRow> {
+    /// Moves the job to another state, with whatever else `change` does to it.
+    pub async fn transition(
+        &self,
+        to: JobState,
+        why: &str,
+        change: impl FnOnce(&mut JobRow),
+    ) -> Result<Transition, HoldError> {
+        let mut held = self.inner.lock().await;
+        let mut next = held.clone();
+        change(&mut next.row);
+        loop {
+            if !self.is_trusted() {
+                return Err(HoldError::Lost(held.id.clone()));
+            }
+            let start = self.clock.boot();
+            next.row
+                .set_lease(Some(lease_from_now(&self.clock, &self.timing, &self.me)));
+            match self
+                .book
+                .transition(&mut next, to, &self.me.worker, why)
+                .await
+            {
+                Ok(step) => {
+                    *held = next;
+                    self.trusted_until
+                        .send_replace(start.plus(self.timing.trust()));
+                    return Ok(step);
+                }
+                Err(BookError::Overtaken(id)) => return Err(HoldError::Changed(id)),
+                Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {
+                    self.clock.sleep(self.retry_wait()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn lease_from_now(clock: &SharedClock, timing: &Timing, me: &WorkerName) -> Lease {
+    Lease {
+        worker: me.worker.clone(),
+        stream: me.stream.clone(),
+        until_ms: clock.wall().plus(timing.lease()).unix_ms(),
+    }
+}

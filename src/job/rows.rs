@@ -1,0 +1,380 @@
+//! Jobs, tasks and their counts as they stand in the store. docs/format.md
+//! lists the tables.
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Epoch;
+use crate::ids::{ChannelId, CmkArn, Hour, RecordId};
+use crate::job::message::{Mode, RekeyRequest};
+use crate::job::state::JobState;
+
+/// Who holds a job or a task, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// The worker.
+    pub worker: String,
+    /// The worker's audit stream, so that a missing stream shows.
+    pub stream: String,
+    /// When others may take it, wall clock, Unix milliseconds.
+    pub until_ms: u64,
+}
+
+/// What became of the rows that were scanned. The seven parts always sum to
+/// `scanned` (I13).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// Rows read.
+    pub scanned: u64,
+    /// Rows written back under the desired epoch.
+    pub rewritten: u64,
+    /// Rows that were as they should be.
+    pub current: u64,
+    /// Rows that somebody changed between read and write.
+    pub changed: u64,
+    /// Rows past the expiry in their header.
+    pub expired: u64,
+    /// Rows without a live value.
+    pub empty: u64,
+    /// Rows that wait for a key.
+    pub blocked: u64,
+    /// Rows left as they are because they do not open or parse.
+    pub quarantined: u64,
+}
+
+impl Counts {
+    /// Adds another count to this one.
+    pub fn add(&mut self, other: &Counts) {
+        self.scanned += other.scanned;
+        self.rewritten += other.rewritten;
+        self.current += other.current;
+        self.changed += other.changed;
+        self.expired += other.expired;
+        self.empty += other.empty;
+        self.blocked += other.blocked;
+        self.quarantined += other.quarantined;
+    }
+
+    /// Takes another count, that was added before, out of this one.
+    pub fn subtract(&mut self, other: &Counts) {
+        self.scanned -= other.scanned;
+        self.rewritten -= other.rewritten;
+        self.current -= other.current;
+        self.changed -= other.changed;
+        self.expired -= other.expired;
+        self.empty -= other.empty;
+        self.blocked -= other.blocked;
+        self.quarantined -= other.quarantined;
+    }
+
+    /// Whether the parts sum to the rows scanned.
+    pub fn balances(&self) -> bool {
+        self.scanned
+            == self.rewritten
+                + self.current
+                + self.changed
+                + self.expired
+                + self.empty
+                + self.blocked
+                + self.quarantined
+    }
+}
+
+/// What a pass did besides counting rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effort {
+    /// Slices finished.
+    pub slices: u64,
+    /// Bytes of cells read.
+    pub bytes: u64,
+    /// KMS calls answered.
+    pub kms_calls: u64,
+    /// Data keys made.
+    pub keys_made: u64,
+    /// Wraps added by a rewrap.
+    pub keys_rewrapped: u64,
+    /// Rows found below the job's epoch, or keys without the wrap they need, by
+    /// a scan that proves.
+    pub finds: u64,
+}
+
+impl Effort {
+    /// Adds another effort to this one.
+    pub fn add(&mut self, other: &Effort) {
+        self.slices += other.slices;
+        self.bytes += other.bytes;
+        self.kms_calls += other.kms_calls;
+        self.keys_made += other.keys_made;
+        self.keys_rewrapped += other.keys_rewrapped;
+        self.finds += other.finds;
+    }
+}
+
+/// What the tasks of a round do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pass {
+    /// Rewrite what is older than desired.
+    Rewrite,
+    /// Prove that nothing is: every cell is opened, every key checked.
+    Verify,
+    /// Scan once more, at every replica, for writes that landed late.
+    Drain,
+}
+
+impl Pass {
+    /// The word used in rows, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pass::Rewrite => "rewrite",
+            Pass::Verify => "verify",
+            Pass::Drain => "drain",
+        }
+    }
+}
+
+/// A round of tasks. A new round is planned for each pass, and again whenever a
+/// planner died before its plan was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Round {
+    /// Number of the round; task ids begin with it.
+    pub number: u32,
+    /// What its tasks do.
+    pub pass: Pass,
+    /// Tasks planned, or `None` while the plan is being written.
+    pub tasks: Option<u32>,
+    /// Slices planned.
+    pub slices: u64,
+}
+
+/// What preflight expects of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimate {
+    /// Slices of the organization.
+    pub slices: u64,
+    /// KMS calls, verification included.
+    pub kms_calls: u64,
+    /// Seconds at the KMS budget, waits included; the store may need longer.
+    pub seconds: u64,
+}
+
+/// What activation fixed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activated {
+    /// The job's epoch.
+    pub epoch: Epoch,
+    /// The CMK that was active before.
+    pub from_cmk: CmkArn,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRow {
+    /// What was asked for.
+    pub request: RekeyRequest,
+    /// Hash of the request; the same id with another hash is refused.
+    pub body_sha256: String,
+    /// When it was recorded, Unix milliseconds.
+    pub recorded_ms: u64,
+    /// Where it is.
+    pub state: JobState,
+    /// Since when, Unix milliseconds.
+    pub since_ms: u64,
+    /// Why it is there, in words.
+    pub why: String,
+    /// State changes so far; numbers the rows of its history.
+    pub transitions: u32,
+    /// Fencing token of whoever drives it; one more with each takeover.
+    pub token: u64,
+    /// Who drives it.
+    pub lease: Option<Lease>,
+    /// Set by activation.
+    pub activated: Option<Activated>,
+    /// Set by preflight.
+    pub estimate: Option<Estimate>,
+    /// The round of tasks, once there is one.
+    pub round: Option<Round>,
+    /// When the drain wait ends, Unix milliseconds.
+    pub drain_until_ms: Option<u64>,
+    /// Rows of all finished rewriting rounds.
+    pub rewriting: Counts,
+    /// Rows of the last finished scan.
+    pub proof: Counts,
+    /// Effort of all finished rounds.
+    pub effort: Effort,
+    /// Takeovers of tasks from workers whose lease ran out, in finished rounds.
+    pub takeovers: u64,
+    /// Audit streams of every worker that held a task.
+    pub streams: Vec<String>,
+    /// Slices that wait for a key.
+    pub blocked_slices: u64,
+    /// The verdict, once there is one.
+    pub verdict: Option<String>,
+}
+
+impl JobRow {
+    /// How the job rewrites.
+    pub fn mode(&self) -> Mode {
+        self.request.mode
+    }
+}
+
+/// One change of a job's state. History rows are only inserted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transition {
+    /// From where.
+    pub from: JobState,
+    /// To where.
+    pub to: JobState,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+    /// Who: a worker, or an operator.
+    pub who: String,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// A slice of messages by its address. Ordered as tasks go through them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SliceId {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The hour.
+    pub hour: Hour,
+}
+
+impl std::fmt::Display for SliceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.channel, self.hour)
+    }
+}
+
+/// Up to where a task's writes are durable: all slices before `slice`, and of
+/// `slice` the records up to and with `record`. A hint, never a proof.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// The first slice that is not finished.
+    pub slice: SliceId,
+    /// The last record of it that is done, if one is.
+    pub record: Option<RecordId>,
+}
+
+/// A slice that waits for a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockedSlice {
+    /// The slice.
+    pub slice: SliceId,
+    /// Why, as a stable code: `revoked`, `cmk_disabled`, ….
+    pub code: String,
+    /// Why, in the KMS's words.
+    pub message: String,
+    /// Records up to and with this one are done; the retry goes on after it.
+    pub after: Option<RecordId>,
+    /// Rows that were read after it. They are in the task's counts, and the
+    /// retry counts them anew.
+    pub counts: Counts,
+    /// How often it was tried.
+    pub tries: u32,
+    /// When it is tried again, Unix milliseconds.
+    pub retry_ms: u64,
+}
+
+/// Where a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// To be done, or being done.
+    Open,
+    /// Gone through, but some slices wait for a key.
+    Parked,
+    /// Done.
+    Done,
+}
+
+/// A run of slices that one worker holds at a time: from `from` on, up to but
+/// not with `to`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRow {
+    /// First slice.
+    pub from: SliceId,
+    /// First slice of the next task, or `None` for the last task.
+    pub to: Option<SliceId>,
+    /// Slices planned in it.
+    pub planned: u64,
+    /// Where it is.
+    pub state: TaskState,
+    /// Fencing token; one more with each claim.
+    pub token: u64,
+    /// Who holds it.
+    pub lease: Option<Lease>,
+    /// Claims that took it from a worker whose lease had run out.
+    pub takeovers: u32,
+    /// Up to where it is durable; `None` before the first checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+    /// Rows up to the checkpoint.
+    pub counts: Counts,
+    /// Effort up to the checkpoint.
+    pub effort: Effort,
+    /// Slices that wait for a key.
+    pub blocked: Vec<BlockedSlice>,
+    /// Audit streams of the workers that held it.
+    pub streams: Vec<String>,
+}
+
+/// A cell that was left as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantineRow {
+    /// The slice.
+    pub slice: SliceId,
+    /// The record.
+    pub record: RecordId,
+    /// Why, as a stable code of docs/format.md.
+    pub code: String,
+    /// The cell's write time, microseconds since 1970.
+    pub write_time: i64,
+    /// When it was found, Unix milliseconds.
+    pub found_ms: u64,
+    /// Which scan found it: the round's number.
+    pub round: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_balance_or_say_so() {
+        let mut c = Counts {
+            scanned: 3,
+            rewritten: 1,
+            current: 1,
+            expired: 1,
+            ..Counts::default()
+        };
+        assert!(c.balances());
+        c.add(&Counts {
+            scanned: 2,
+            blocked: 1,
+            quarantined: 1,
+            ..Counts::default()
+        });
+        assert!(c.balances());
+        assert_eq!(c.scanned, 5);
+        c.scanned += 1;
+        assert!(!c.balances());
+    }
+}

@@ -1,0 +1,242 @@
+//! Which slices there are, cut into tasks; and the slices of one task, in order.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::ids::{ChannelId, Hour, OrgId, RecordId};
+use crate::job::{Counts, Effort, SliceId, TaskRow, TaskState};
+use crate::pipeline::work::SliceTicket;
+use crate::pipeline::{TaskError, TaskRun};
+use crate::registry::Registry;
+use crate::scope::Kind;
+use crate::store::{SharedStore, StoreError, StoreErrorClass};
+
+/// Slices a task has at most. Small enough that a takeover repeats little,
+/// large enough that claims cost little.
+pub const SLICES_PER_TASK: u64 = 256;
+
+const PAGE: usize = 1000;
+
+/// Walks the slices of an organization in order, channel by channel.
+pub struct SliceWalk {
+    store: SharedStore,
+    registry: Registry,
+    org: OrgId,
+    channel: Option<ChannelId>,
+    in_channel: bool,
+    after: Option<String>,
+    page: std::vec::IntoIter<SliceId>,
+}
+
+impl SliceWalk {
+    /// From the first slice at or after `from`.
+    pub fn new(
+        store: SharedStore,
+        registry: Registry,
+        org: OrgId,
+        from: Option<&SliceId>,
+    ) -> Self {
+        Self {
+            store,
+            registry,
+            org,
+            channel: from.map(|s| s.channel.clone()),
+            in_channel: from.is_some(),
+            after: from.and_then(|s| s.hour.previous()).map(|h| h.to_string()),
+            page: Vec::new().into_iter(),
+        }
+    }
+
+    /// The next slice, or `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<SliceId>, TaskError> {
+        loop {
+            if let Some(slice) = self.page.next() {
+                return Ok(Some(slice));
+            }
+            match self.channel.clone() {
+                Some(channel) if self.in_channel => self.next_page(&channel).await?,
+                at => {
+                    let next = self.registry.channels(&self.org, at.as_ref(), 1).await?;
+                    let Some((channel, _)) = next.into_iter().next() else {
+                        return Ok(None);
+                    };
+                    self.channel = Some(channel);
+                    self.in_channel = true;
+                    self.after = None;
+                }
+            }
+        }
+    }
+
+    async fn next_page(&mut self, channel: &ChannelId) -> Result<(), TaskError> {
+        let names = self
+            .store
+            .list_slices(&self.org, Kind::Message, channel.as_str(), self.after.as_deref(), PAGE)
+            .await?;
+        self.in_channel = names.len() == PAGE;
+        self.after = names.last().cloned();
+        let mut slices = Vec::with_capacity(names.len());
+        for name in &names {
+            let hour: Hour = name.parse().map_err(|e| {
+                StoreError::new(
+                    StoreErrorClass::Fatal,
+                    format!("data_keys of {}/{channel} has a slice that is no hour: {e}", self.org),
+                )
+            })?;
+            slices.push(SliceId { channel: channel.clone(), hour });
+        }
+        self.page = slices.into_iter();
+        Ok(())
+    }
+}
+
+/// Cuts slices into tasks that lie end to end: each begins where the one before
+/// ends, and the last has no end, so a slice that appears later is in one of
+/// them too.
+#[derive(Default)]
+pub struct Cutter {
+    run: Option<(SliceId, u64)>,
+}
+
+impl Cutter {
+    /// Takes the next slice; gives a task when one is full.
+    pub fn push(&mut self, slice: SliceId) -> Option<TaskRow> {
+        match &mut self.run {
+            None => {
+                self.run = Some((slice, 1));
+                None
+            }
+            Some((_, n)) if *n < SLICES_PER_TASK => {
+                *n += 1;
+                None
+            }
+            Some(_) => {
+                let (from, n) = self.run.replace((slice.clone(), 1))?;
+                Some(task(from, Some(slice), n))
+            }
+        }
+    }
+
+    /// The last task.
+    pub fn finish(self) -> Option<TaskRow> {
+        self.run.map(|(from, n)| task(from, None, n))
+    }
+}
+
+fn task(from: SliceId, to: Option<SliceId>, planned: u64) -> TaskRow {
+    TaskRow {
+        from,
+        to,
+        planned,
+        state: TaskState::Open,
+        token: 0,
+        lease: None,
+        takeovers: 0,
+        checkpoint: None,
+        counts: Counts::default(),
+        effort: Effort::default(),
+        blocked: Vec::new(),
+        streams: Vec::new(),
+    }
+}
+
+/// The first stage: hands out the slices of a task from its checkpoint on, and
+/// then those that wait for a key and are due.
+pub(super) async fn slices_of_task(
+    task: Arc<TaskRun>,
+    out: mpsc::Sender<SliceTicket>,
+) -> Result<(), TaskError> {
+    let row = task.hold.row().await;
+    let mut number = 0;
+    let mut send = async |slice: SliceId, resume_after: Option<RecordId>| {
+        let ticket = SliceTicket { number, slice, resume_after };
+        number += 1;
+        // The next stage only goes away with the whole task.
+        out.send(ticket).await.is_ok()
+    };
+    if row.state == TaskState::Open {
+        let (from, mut resume) = match row.checkpoint {
+            None => (row.from, None),
+            Some(at) => {
+                let resume = at.record.map(|record| (at.slice.clone(), record));
+                (at.slice, resume)
+            }
+        };
+        let shared = &task.shared;
+        let mut walk = SliceWalk::new(
+            shared.store.clone(),
+            shared.registry.clone(),
+            task.org.clone(),
+            Some(&from),
+        );
+        while let Some(slice) = walk.next().await? {
+            if task.stopping() || row.to.as_ref().is_some_and(|to| slice >= *to) {
+                break;
+            }
+            let after = match resume.take() {
+                Some((at, record)) if at == slice => Some(record),
+                _ => None,
+            };
+            if !send(slice, after).await {
+                return Ok(());
+            }
+        }
+    } else {
+        let now_ms = task.shared.clock.wall().unix_ms();
+        for blocked in row.blocked.iter().filter(|b| b.retry_ms <= now_ms) {
+            if task.stopping() || !send(blocked.slice.clone(), blocked.after.clone()).await {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Counts the slices of an organization.
+pub async fn count_slices(
+    store: &SharedStore,
+    registry: &Registry,
+    org: &OrgId,
+) -> Result<u64, TaskError> {
+    // The organization must be known, or the count of nothing would look fine.
+    registry.org(org).await?;
+    let mut walk = SliceWalk::new(store.clone(), registry.clone(), org.clone(), None);
+    let mut n = 0;
+    while walk.next().await?.is_some() {
+        n += 1;
+    }
+    Ok(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(n: u32) -> SliceId {
+        SliceId {
+            channel: ChannelId::new("c1").unwrap(),
+            hour: Hour::of_unix_seconds(u64::from(n) * 3600).unwrap(),
+        }
+    }
+
+    #[test]
+    fn tasks_lie_end_to_end() {
+        for total in [0u64, 1, 255, 256, 257, 512, 1000] {
+            let mut cutter = Cutter::default();
+            let mut tasks = Vec::new();
+            for n in 0..total {
+                tasks.extend(cutter.push(slice(n as u32)));
+            }
+            tasks.extend(cutter.finish());
+            assert_eq!(tasks.iter().map(|t| t.planned).sum::<u64>(), total);
+            assert_eq!(tasks.len() as u64, total.div_ceil(SLICES_PER_TASK));
+            for pair in tasks.windows(2) {
+                assert_eq!(pair[0].to.as_ref(), Some(&pair[1].from));
+            }
+            if let Some(last) = tasks.last() {
+                assert_eq!(last.to, None);
+            }
+        }
+    }
+}

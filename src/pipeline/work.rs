@@ -1,0 +1,167 @@
+//! What travels between the stages.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::clock::{BootTime, WallTime, WriteTime};
+use crate::crypto::{CellKey, Header, KeyId};
+use crate::epoch::Epoch;
+use crate::ids::RecordId;
+use crate::job::{Counts, Effort, SliceId};
+use crate::pipeline::unwrap::SliceKeyRing;
+use crate::registry::ChannelView;
+
+/// A slice that the plan stage hands out. `number` counts the slices of the
+/// task in order; the checkpoint goes by it.
+#[derive(Debug, Clone)]
+pub struct SliceTicket {
+    /// Its place in the task's order.
+    pub number: u64,
+    /// The slice.
+    pub slice: SliceId,
+    /// Records up to and with this one are done.
+    pub resume_after: Option<RecordId>,
+}
+
+/// A slice in flight: what its pages share.
+pub struct Slice {
+    /// Its place in the task's order.
+    pub number: u64,
+    /// The slice.
+    pub id: SliceId,
+    /// Its data keys, opened once for all pages.
+    pub keys: SliceKeyRing,
+}
+
+/// A cell that needs work.
+pub struct Cell {
+    /// The record.
+    pub record: RecordId,
+    /// The blob as read.
+    pub cell: Vec<u8>,
+    /// Its header.
+    pub header: Header,
+    /// The write time as read; the new cell gets the same (I2).
+    pub write_time: WriteTime,
+    /// Seconds to live as read.
+    pub ttl_s: Option<u32>,
+}
+
+/// A cell that is left as it is.
+#[derive(Debug, Clone)]
+pub struct Bad {
+    /// The record.
+    pub record: RecordId,
+    /// Why, as a stable code.
+    pub code: String,
+    /// Its write time.
+    pub write_time: WriteTime,
+}
+
+/// Why cells of a slice have to wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Stable code: `revoked`, `cmk_disabled`, ….
+    pub code: String,
+    /// The KMS's words.
+    pub message: String,
+}
+
+/// What is known of a page when it reaches the checkpoint. It is filled on the
+/// way.
+pub struct Tally {
+    /// The slice.
+    pub slice: Arc<Slice>,
+    /// Number of the page within the slice, from 0.
+    pub page: u64,
+    /// Whether no page of the slice comes after it in this run.
+    pub last_page: bool,
+    /// Whether the slice ends with it. A worker that is stopping ends earlier.
+    pub complete: bool,
+    /// The last record of the page.
+    pub last_record: Option<RecordId>,
+    /// What became of its rows.
+    pub counts: Counts,
+    /// What it took.
+    pub effort: Effort,
+    /// Cells left as they are.
+    pub bad: Vec<Bad>,
+    /// Why some of its cells wait, if some do.
+    pub blocked: Option<Blocked>,
+    /// Room in memory, given back when the page is done.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+impl Tally {
+    /// Counts cells that wait for a key.
+    pub fn block(&mut self, rows: u64, why: Blocked) {
+        self.counts.blocked += rows;
+        self.blocked.get_or_insert(why);
+    }
+
+    /// Counts a cell that is left as it is.
+    pub fn quarantine(&mut self, record: RecordId, write_time: WriteTime, code: impl Into<String>) {
+        self.counts.quarantined += 1;
+        self.bad.push(Bad { record, code: code.into(), write_time });
+    }
+}
+
+/// A page of a slice with the cells in it that need work.
+pub struct Page {
+    /// What is known of it.
+    pub tally: Tally,
+    /// The registry as it was when the page was read.
+    pub view: Arc<ChannelView>,
+    /// When the read was begun; bounds the age of the write (I4).
+    pub read_at: BootTime,
+    /// When it was answered; the TTLs count from here.
+    pub answered_at: WallTime,
+    /// The cells that need work.
+    pub cells: Vec<Cell>,
+}
+
+/// A page whose cells can be opened.
+pub struct OpenablePage {
+    /// The page.
+    pub page: Page,
+    /// The key of each cell, by its place in `page.cells`.
+    pub keys: Vec<Arc<CellKey>>,
+    /// The key that new cells are sealed with, and their epoch.
+    pub seal: Option<(Arc<CellKey>, Epoch)>,
+}
+
+/// A new cell, opened and compared, that waits to be written.
+pub struct NewCell {
+    /// The record.
+    pub record: RecordId,
+    /// The blob.
+    pub cell: Vec<u8>,
+    /// Its write time.
+    pub write_time: WriteTime,
+    /// Expiry in the header, and the epoch and TTL that were read.
+    pub expiry: Option<(u32, Epoch, Option<u32>)>,
+    /// The header of the cell that it replaces, to see a change meanwhile.
+    pub replaces: Header,
+}
+
+/// A page whose new cells wait to be written.
+pub struct SealedPage {
+    /// What is known of it.
+    pub tally: Tally,
+    /// The registry as it was when the page was read.
+    pub view: Arc<ChannelView>,
+    /// When the read was begun.
+    pub read_at: BootTime,
+    /// When it was answered.
+    pub answered_at: WallTime,
+    /// The epoch of the new cells.
+    pub epoch: Epoch,
+    /// The new cells.
+    pub cells: Vec<NewCell>,
+}
+
+/// The distinct keys that cells name.
+pub fn key_ids(cells: &[Cell]) -> std::collections::BTreeSet<KeyId> {
+    cells.iter().map(|cell| cell.header.key_id).collect()
+}

@@ -1,0 +1,101 @@
+//! The rows of the registry: what should be, one partition per organization.
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Epoch;
+use crate::ids::{CmkArn, JobId, Place, WorkspaceId};
+use crate::job::Mode;
+
+/// Row id of the organization itself.
+pub const ORG_ROW: &str = "org";
+/// Prefix of the rows of channels; the channel id follows.
+pub const CHANNEL_PREFIX: &str = "channel/";
+/// Prefix of the rows of allowed CMKs; the ARN follows.
+pub const CMK_PREFIX: &str = "cmk/";
+/// Prefix of the rows of activated jobs; the job id follows.
+pub const ACTIVATION_PREFIX: &str = "activation/";
+
+/// The organization: its epochs, its CMK, its floors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrgRow {
+    /// Cells should be at this epoch or a newer one.
+    pub cell_epoch: Epoch,
+    /// Keys should be wrapped at this epoch or a newer one.
+    pub wrap_epoch: Epoch,
+    /// The newest epoch given out; activation gives out the next.
+    pub last_epoch: Epoch,
+    /// The CMK that wraps new data keys.
+    pub cmk: CmkArn,
+    /// Readers refuse cells below this epoch as rolled back.
+    pub cell_floor: Epoch,
+    /// Readers refuse wraps below this epoch as rolled back.
+    pub wrap_floor: Epoch,
+    /// When the organization was entered, Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A channel: where it belongs and where its records are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelRow {
+    /// The workspace the channel is in.
+    pub workspace: WorkspaceId,
+    /// The place its records are in.
+    pub place: Place,
+    /// Cells of this channel should be at this epoch or a newer one; 0 for a
+    /// channel that never moved.
+    pub epoch: Epoch,
+    /// Readers refuse cells of this channel below this epoch as rolled back.
+    pub floor: Epoch,
+    /// Every workspace the channel has been in, the present one included. A key
+    /// made for any of them may still be named by a cell.
+    pub workspaces_had: Vec<WorkspaceId>,
+    /// When the channel was entered, Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// What an allowed CMK may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CmkRole {
+    /// Old wraps may be opened, and a rekey may go to it.
+    Target,
+    /// Old wraps may be opened; no job may make it active again, so a replayed
+    /// message cannot send anything back to it.
+    SourceOnly,
+}
+
+/// A CMK on the organization's allow-list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CmkRow {
+    /// What it may be used for.
+    pub role: CmkRole,
+    /// A data key wrapped under the canary context by whoever entered the CMK,
+    /// in hexadecimal. Preflight opens it to see that the CMK answers.
+    pub canary_hex: String,
+    /// Who entered it.
+    pub entered_by: String,
+    /// When, Unix milliseconds.
+    pub entered_ms: u64,
+}
+
+/// A job that has changed the registry. Written in the same batch as the
+/// change, so a takeover cannot activate twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationRow {
+    /// The job.
+    pub job: JobId,
+    /// The epoch it was given. One epoch names one (CMK, scope) of a channel.
+    pub epoch: Epoch,
+    /// How it rewrites.
+    pub mode: Mode,
+    /// The CMK that was active before.
+    pub from_cmk: CmkArn,
+    /// The CMK that is active from here on.
+    pub to_cmk: CmkArn,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+}
