@@ -30,3 +30,4 @@ pub use error::CellError;
 pub use key::{CellKey, Commitment, KeyId, SealLimit};
 pub use key_row::{KeyRowBody, KeyRowError, Provider};
 pub use nonce::NonceSource;
+pub use open::{Admission, MessageLocus, admit_cell, check_commitment, scope_fits};

@@ -4,9 +4,9 @@
 //! | step | what | here |
 //! |---|---|---|
 //! | 1 | parse; expired is absent; floor ≤ epoch ≤ newest | [`admit_cell`] |
-//! | 2 | of the key's rows at the address ASKED, the highest wrap that is allowed | [`choose_wrap`] |
+//! | 2 | of the key's rows at the address ASKED, the highest wrap that is allowed | [`crate::keys`] |
 //! | 3 | the row's scope fits what was asked | [`scope_fits`] |
-//! | 4 | the row's CMK is on the organization's allow-list | [`choose_wrap`] |
+//! | 4 | the row's CMK is on the organization's allow-list | [`crate::keys`] |
 //! | 5 | unwrap, or take from the cache | the caller |
 //! | 6 | the key is the one that row and cell name | [`check_commitment`] |
 //! | 7 | open | [`super::cell::open`] |
@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use crate::clock::WallTime;
 use crate::crypto::{CellError, CellKey, Header, KeyId, KeyRowBody, expiry};
 use crate::epoch::Epoch;
-use crate::ids::{ChannelId, CmkArn, Hour, OrgId, WorkspaceId};
+use crate::ids::{ChannelId, Hour, OrgId, WorkspaceId};
 use crate::scope::Scope;
 
 /// What step 1 says of a cell that parses.
@@ -60,46 +60,6 @@ pub fn admit_cell(
         return Ok(Admission::AboveNewest(header));
     }
     Ok(Admission::Ok(header))
-}
-
-/// Steps 2 and 4. `wraps` are the rows of the key `named` at the address that was
-/// asked for, each with the wrap epoch of its address, in any order; `allowed`
-/// says whether a CMK is on the organization's allow-list, as target or
-/// `source_only`.
-///
-/// One row is chosen and no other is tried: if the KMS refuses it, that is the
-/// answer. For the same reason a row that does not parse is not passed over.
-///
-/// # Errors
-/// `KeyRowMissing`, `KeyRowMalformed`, `KeyRowMisplaced`, `CmkNotAllowed` (of
-/// the highest wrap, if none is allowed), `EpochBelowFloor` (of the wrap).
-pub fn choose_wrap<'a>(
-    named: &KeyId,
-    wraps: impl IntoIterator<Item = (Epoch, &'a [u8])>,
-    wrap_floor: Epoch,
-    allowed: impl Fn(&CmkArn) -> bool,
-) -> Result<KeyRowBody, CellError> {
-    let mut wraps: Vec<_> = wraps.into_iter().collect();
-    wraps.sort_unstable_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
-    let mut refused = CellError::KeyRowMissing(*named);
-    for (n, (epoch, row)) in wraps.into_iter().enumerate() {
-        let row = KeyRowBody::decode(row)?;
-        row.check_address(named, epoch)?;
-        if allowed(&row.cmk) {
-            return if epoch < wrap_floor {
-                Err(CellError::EpochBelowFloor {
-                    epoch,
-                    floor: wrap_floor,
-                })
-            } else {
-                Ok(row)
-            };
-        }
-        if n == 0 {
-            refused = CellError::CmkNotAllowed(row.cmk);
-        }
-    }
-    Err(refused)
 }
 
 /// Where the reader of a message looked: the slice it asked for.

@@ -208,7 +208,7 @@ def open_step_by_step(case):
             break
     else:
         raise Refused("cmk_not_allowed")
-    need(row["wrap_epoch"] >= registry["wrap_floor"], "epoch_below_floor")
+    need(row["wrap_epoch"] >= registry["wrap_floor"], "wrap_below_floor")
     context = row["context"]
     wanted = {k: asked[k] for k in ("organization", "channel", "hour")} | {"kind": "message"}
     need(wanted.items() <= context.items(), "scope_mismatch")

@@ -15,8 +15,11 @@ use crate::crypto::open::{self, Admission, MessageLocus};
 use crate::crypto::{CellError, CellKey, Header, KeyId, KeyRowBody, Plaintext, cell, expiry};
 use crate::epoch::Epoch;
 use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId, WorkspaceId};
+use crate::keys::SliceKeys;
 use crate::kms::Dek;
+use crate::registry::{AllowList, CmkRole, CmkRow};
 use crate::scope::{EncryptionContext, Locus, Scope};
+use crate::store::KeyRow;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
@@ -309,6 +312,29 @@ struct FoundRow {
     unwrapped: Hex,
 }
 
+impl Registry {
+    fn allow_list(&self) -> AllowList {
+        let row = CmkRow {
+            role: CmkRole::SourceOnly,
+            canary_hex: String::new(),
+            entered_by: "vectors".to_owned(),
+            entered_ms: 0,
+        };
+        let allowed = self.allowed.iter();
+        allowed.map(|cmk| (cmk.clone(), row.clone())).collect()
+    }
+}
+
+impl FoundRow {
+    fn stored(&self) -> KeyRow {
+        KeyRow {
+            key_id: self.key_id,
+            wrap_epoch: self.wrap_epoch,
+            row: self.row.0.clone(),
+        }
+    }
+}
+
 /// All steps, as a reader takes them; the registry has just been read.
 fn open_all(case: &Opening) -> Result<Option<Plaintext>, CellError> {
     let Opening {
@@ -324,19 +350,21 @@ fn open_all(case: &Opening) -> Result<Option<Plaintext>, CellError> {
         Admission::Ok(header) => header,
     };
     let named = header.key_id;
-    let of_key = || case.key_rows.iter().filter(|r| r.key_id == named);
-    let wraps = of_key().map(|r| (r.wrap_epoch, r.row.0.as_slice()));
-    let allowed = |cmk: &CmkArn| registry.allowed.contains(cmk);
-    let row = open::choose_wrap(&named, wraps, registry.wrap_floor, allowed)?;
+    let rows: Vec<KeyRow> = case.key_rows.iter().map(FoundRow::stored).collect();
+    let keys = SliceKeys::parse(&rows);
+    let row = keys.wrap_to_open(named, &registry.allow_list(), registry.wrap_floor)?;
     let slice = MessageLocus {
         org: &asked.organization,
         channel: &asked.channel,
         hour: asked.hour,
     };
     open::scope_fits(&row.scope, &slice, &registry.workspaces)?;
-    let unwrapped = of_key().find(|r| r.wrap_epoch == row.wrap_epoch).unwrap();
+    let mut found = case.key_rows.iter();
+    let unwrapped = found
+        .find(|r| (r.key_id, r.wrap_epoch) == (named, row.wrap_epoch))
+        .unwrap();
     let key = CellKey::derive(unwrapped.unwrapped.dek(), &row.scope);
-    open::check_commitment(&key, &row, &named)?;
+    open::check_commitment(&key, row, &named)?;
     let locus = Locus::Message {
         org: &asked.organization,
         channel: &asked.channel,
