@@ -78,7 +78,11 @@ impl From<KmsClass> for Outcome {
         match class {
             KmsClass::Transient { .. } => Outcome::Transient,
             // A code nobody knows is parked like a refusal, never dropped.
-            KmsClass::Denied | KmsClass::CmkUnusable | KmsClass::Unknown => Outcome::Blocked,
+            KmsClass::Denied
+            | KmsClass::RoleDenied
+            | KmsClass::CmkUnusable
+            | KmsClass::Unavailable
+            | KmsClass::Unknown => Outcome::Blocked,
             KmsClass::QuarantinedKey => Outcome::Quarantined,
             KmsClass::FatalJob | KmsClass::FatalWorker => Outcome::Fatal,
         }
@@ -114,9 +118,31 @@ pub struct StreamRef {
     /// The stream's id.
     pub stream: String,
     /// The number of the newest record known.
-    pub seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     /// The hash of that record's line, hexadecimal.
-    pub head: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+}
+
+impl StreamRef {
+    /// A stream of which only the name is known.
+    pub fn named(stream: &str) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            seq: None,
+            head: None,
+        }
+    }
+
+    /// A stream and its newest durable record.
+    pub fn at(head: &super::Head) -> Self {
+        Self {
+            stream: head.stream.clone(),
+            seq: Some(head.seq),
+            head: Some(hex::encode(head.hash)),
+        }
+    }
 }
 
 /// The slice a record is about.

@@ -228,8 +228,8 @@ impl Record {
         self.counts = Some(Counts::default());
         self.streams = vec![StreamRef {
             stream: "s".into(),
-            seq: 1,
-            head: "h".into(),
+            seq: Some(1),
+            head: Some("h".into()),
         }];
     }
 }

@@ -200,8 +200,15 @@ pub struct JobRow {
     pub activated: Option<Activated>,
     /// Set by preflight.
     pub estimate: Option<Estimate>,
-    /// The round of tasks, once there is one.
+    /// Rounds begun so far; numbers the next.
+    pub rounds: u32,
+    /// The round of tasks that is planned or worked on now.
     pub round: Option<Round>,
+    /// How often preflight had to wait; spaces its retries.
+    pub preflights: u32,
+    /// When a job that is blocked before activation is tried again, Unix
+    /// milliseconds.
+    pub retry_ms: Option<u64>,
     /// When the drain wait ends, Unix milliseconds.
     pub drain_until_ms: Option<u64>,
     /// Rows of all finished rewriting rounds.

@@ -21,6 +21,7 @@ mod checkpoint;
 mod crossing;
 mod order;
 mod parking;
+mod patience;
 pub mod plan;
 mod reencrypt;
 mod rewrap;
@@ -34,9 +35,10 @@ mod write;
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 
 pub use parking::Parking;
+pub use patience::{Passing, patiently};
 
 use crate::audit::{AuditError, AuditLog};
 use crate::clock::SharedClock;
@@ -111,6 +113,8 @@ pub struct Shared {
     pub room: Arc<Semaphore>,
     /// CMKs that cannot be used now.
     pub parking: Parking,
+    /// The compute threads.
+    pub compute: Arc<rayon::ThreadPool>,
 }
 
 impl Shared {
@@ -146,8 +150,8 @@ pub struct TaskRun {
     pub token: u64,
     /// The task's row, held.
     pub hold: Arc<TaskHold>,
-    /// The CMKs that may be used, as read at the claim.
-    pub allow_list: AllowList,
+    /// The CMKs that may be used, read again when one is missing.
+    pub allow_list: RwLock<AllowList>,
     /// Turns true when the worker is asked to stop: finish what is in flight,
     /// begin nothing new.
     pub stop: watch::Receiver<bool>,
@@ -246,5 +250,9 @@ pub async fn run(task: Arc<TaskRun>) -> Result<Ended, TaskError> {
             tokio::try_join!(plan, stream, wraps, checkpoint)?;
         }
     }
-    Ok(if task.stopping() { Ended::Stopped } else { Ended::Through })
+    Ok(if task.stopping() {
+        Ended::Stopped
+    } else {
+        Ended::Through
+    })
 }

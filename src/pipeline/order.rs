@@ -13,7 +13,10 @@ pub struct InOrder<T> {
 impl<T> InOrder<T> {
     /// Nothing seen yet: slice 0, page 0 is next.
     pub fn new() -> Self {
-        Self { next: (0, 0), waiting: BTreeMap::new() }
+        Self {
+            next: (0, 0),
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// Takes a page in.
@@ -24,7 +27,11 @@ impl<T> InOrder<T> {
     /// The next page in order, if it is there.
     pub fn pop(&mut self) -> Option<T> {
         let (last_page, item) = self.waiting.remove(&self.next)?;
-        self.next = if last_page { (self.next.0 + 1, 0) } else { (self.next.0, self.next.1 + 1) };
+        self.next = if last_page {
+            (self.next.0 + 1, 0)
+        } else {
+            (self.next.0, self.next.1 + 1)
+        };
         Some(item)
     }
 

@@ -36,14 +36,21 @@ pub struct Parking {
 impl Parking {
     /// Nothing is parked.
     pub fn new(clock: SharedClock) -> Self {
-        Self { clock, cmks: Mutex::default() }
+        Self {
+            clock,
+            cmks: Mutex::default(),
+        }
     }
 
     /// Why a CMK is parked, if it is.
     pub fn why(&self, cmk: &CmkArn) -> Option<Blocked> {
         let now = self.clock.boot();
         self.with(cmk, |entry| {
-            entry.parked.as_ref().filter(|(until, _)| now < *until).map(|(_, why)| why.clone())
+            entry
+                .parked
+                .as_ref()
+                .filter(|(until, _)| now < *until)
+                .map(|(_, why)| why.clone())
         })
     }
 
@@ -72,7 +79,10 @@ impl Parking {
     pub fn canary(&self, cmk: &CmkArn) -> Option<Canary> {
         let now = self.clock.boot();
         self.with(cmk, |entry| {
-            entry.canary.filter(|(at, _)| now.since(*at) < CANARY_EVERY).map(|(_, said)| said)
+            entry
+                .canary
+                .filter(|(at, _)| now.since(*at) < CANARY_EVERY)
+                .map(|(_, said)| said)
         })
     }
 
@@ -96,9 +106,11 @@ impl Parking {
 
     fn with<T>(&self, cmk: &CmkArn, f: impl FnOnce(&mut Entry) -> T) -> T {
         let mut cmks = self.cmks.lock().unwrap_or_else(PoisonError::into_inner);
-        f(cmks
-            .entry(cmk.clone())
-            .or_insert(Entry { parked: None, refusals: 0, canary: None }))
+        f(cmks.entry(cmk.clone()).or_insert(Entry {
+            parked: None,
+            refusals: 0,
+            canary: None,
+        }))
     }
 }
 
@@ -112,7 +124,10 @@ mod tests {
         let clock = FakeClock::at(WallTime(0));
         let parking = Parking::new(clock.clone());
         let cmk = CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap();
-        let why = Blocked { code: "cmk_disabled".into(), message: String::new() };
+        let why = Blocked {
+            code: "cmk_disabled".into(),
+            message: String::new(),
+        };
         let wait = |n: u32| Duration::from_secs(10 << n);
         parking.park(&cmk, why.clone(), wait);
         parking.park(&cmk, why.clone(), wait);

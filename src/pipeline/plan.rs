@@ -31,12 +31,7 @@ pub struct SliceWalk {
 
 impl SliceWalk {
     /// From the first slice at or after `from`.
-    pub fn new(
-        store: SharedStore,
-        registry: Registry,
-        org: OrgId,
-        from: Option<&SliceId>,
-    ) -> Self {
+    pub fn new(store: SharedStore, registry: Registry, org: OrgId, from: Option<&SliceId>) -> Self {
         Self {
             store,
             registry,
@@ -72,7 +67,13 @@ impl SliceWalk {
     async fn next_page(&mut self, channel: &ChannelId) -> Result<(), TaskError> {
         let names = self
             .store
-            .list_slices(&self.org, Kind::Message, channel.as_str(), self.after.as_deref(), PAGE)
+            .list_slices(
+                &self.org,
+                Kind::Message,
+                channel.as_str(),
+                self.after.as_deref(),
+                PAGE,
+            )
             .await?;
         self.in_channel = names.len() == PAGE;
         self.after = names.last().cloned();
@@ -81,10 +82,16 @@ impl SliceWalk {
             let hour: Hour = name.parse().map_err(|e| {
                 StoreError::new(
                     StoreErrorClass::Fatal,
-                    format!("data_keys of {}/{channel} has a slice that is no hour: {e}", self.org),
+                    format!(
+                        "data_keys of {}/{channel} has a slice that is no hour: {e}",
+                        self.org
+                    ),
                 )
             })?;
-            slices.push(SliceId { channel: channel.clone(), hour });
+            slices.push(SliceId {
+                channel: channel.clone(),
+                hour,
+            });
         }
         self.page = slices.into_iter();
         Ok(())
@@ -150,7 +157,11 @@ pub(super) async fn slices_of_task(
     let row = task.hold.row().await;
     let mut number = 0;
     let mut send = async |slice: SliceId, resume_after: Option<RecordId>| {
-        let ticket = SliceTicket { number, slice, resume_after };
+        let ticket = SliceTicket {
+            number,
+            slice,
+            resume_after,
+        };
         number += 1;
         // The next stage only goes away with the whole task.
         out.send(ticket).await.is_ok()

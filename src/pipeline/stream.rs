@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 
 use crate::crypto::CellError;
 use crate::job::{Counts, Effort, Pass};
+use crate::pipeline::patience::patiently;
 use crate::pipeline::triage::{Looking, Triage, triage};
 use crate::pipeline::unwrap::SliceKeyRing;
 use crate::pipeline::work::{Cell, Page, Slice, SliceTicket, Tally};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::ChannelView;
-use crate::retry::patiently;
 use crate::store::{Consistency, PageLimit};
 
 /// Reads up to `limits.slices` slices at once. Pages with work go to `work`,
@@ -47,7 +47,10 @@ async fn read_slice(
 ) -> Result<(), TaskError> {
     let shared = &task.shared;
     let limits = &shared.limits;
-    let limit = PageLimit { rows: limits.page_rows, bytes: limits.page_bytes };
+    let limit = PageLimit {
+        rows: limits.page_rows,
+        bytes: limits.page_bytes,
+    };
     let consistency = match task.pass {
         Pass::Rewrite | Pass::Verify => Consistency::Quorum,
         Pass::Drain => Consistency::All,
@@ -66,7 +69,11 @@ async fn read_slice(
         }
         // Room for a full page is taken before it is read; what it does not use
         // is given back at once. So memory stays bounded whatever comes.
-        let page_kib = limits.page_bytes.div_ceil(1024).min(limits.bytes / 1024).max(1);
+        let page_kib = limits
+            .page_bytes
+            .div_ceil(1024)
+            .min(limits.bytes / 1024)
+            .max(1);
         let mut room = shared
             .room
             .clone()
@@ -75,8 +82,11 @@ async fn read_slice(
             .map_err(|_| TaskError::Compute)?;
         let partition = view.partition(ticket.slice.hour);
         let read_at = shared.clock.boot();
-        let page = patiently(&shared.clock, || {
-            shared.store.read_page(&partition, after.as_ref(), limit, consistency)
+        let page = patiently(&shared.clock, async || {
+            shared
+                .store
+                .read_page(&partition, after.as_ref(), limit, consistency)
+                .await
         })
         .await?;
         let answered_at = shared.clock.wall();
@@ -91,7 +101,11 @@ async fn read_slice(
             page: page_number,
             last_page,
             complete,
-            last_record: page.cells.last().map(|c| c.record.clone()).or(page.next.clone()),
+            after: after.take(),
+            last_record: page
+                .next
+                .clone()
+                .or(page.cells.last().map(|c| c.record.clone())),
             counts: Counts {
                 scanned: page.cells.len() as u64 + page.empty_rows,
                 empty: page.empty_rows,
@@ -106,13 +120,14 @@ async fn read_slice(
             blocked: None,
             room: Some(room),
         };
-        if let Some(next) = &page.next {
-            tally.last_record = Some(next.clone());
-        }
         after = page.next;
         let mut cells = Vec::new();
         for stored in page.cells {
-            let looking = Looking { pass: task.pass, mode: task.mode, job_epoch: task.epoch };
+            let looking = Looking {
+                pass: task.pass,
+                mode: task.mode,
+                job_epoch: task.epoch,
+            };
             let mut what = triage(&looking, &view, &stored.cell, stored.ttl_s, answered_at);
             if matches!(what, Triage::AboveNewest(_)) {
                 // A job that was activated since the view was read may have
@@ -143,7 +158,13 @@ async fn read_slice(
         let sent = if cells.is_empty() {
             done.send(tally).await.is_ok()
         } else {
-            let page = Page { tally, view: view.clone(), read_at, answered_at, cells };
+            let page = Page {
+                tally,
+                view: view.clone(),
+                read_at,
+                answered_at,
+                cells,
+            };
             work.send(page).await.is_ok()
         };
         if last_page || !sent {
@@ -155,8 +176,8 @@ async fn read_slice(
 
 async fn read_view(task: &TaskRun, ticket: &SliceTicket) -> Result<Arc<ChannelView>, TaskError> {
     let shared = &task.shared;
-    let view = patiently(&shared.clock, || {
-        shared.registry.view(&task.org, &ticket.slice.channel)
+    let view = patiently(&shared.clock, async || {
+        shared.registry.view(&task.org, &ticket.slice.channel).await
     })
     .await?;
     Ok(Arc::new(view))

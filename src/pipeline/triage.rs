@@ -139,7 +139,11 @@ mod tests {
             (Rewrap, Verify, 2, 0, None, "work"),
         ];
         for (mode, pass, e, expiry, ttl, expected) in cases {
-            let looking = Looking { pass, mode, job_epoch: epoch(3) };
+            let looking = Looking {
+                pass,
+                mode,
+                job_epoch: epoch(3),
+            };
             let got = triage(&looking, &view(4, 5, 2), &cell(epoch(e), expiry), ttl, now);
             let word = match got {
                 Triage::Work(_) => "work",
@@ -149,7 +153,10 @@ mod tests {
                 Triage::AboveNewest(_) => "above",
                 Triage::Bad(_) => "bad",
             };
-            assert_eq!(word, expected, "{mode:?} {pass:?} epoch {e} expiry {expiry} ttl {ttl:?}");
+            assert_eq!(
+                word, expected,
+                "{mode:?} {pass:?} epoch {e} expiry {expiry} ttl {ttl:?}"
+            );
         }
     }
 }

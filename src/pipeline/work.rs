@@ -79,6 +79,8 @@ pub struct Tally {
     pub last_page: bool,
     /// Whether the slice ends with it. A worker that is stopping ends earlier.
     pub complete: bool,
+    /// The record after which the page begins, if not at the slice's start.
+    pub after: Option<RecordId>,
     /// The last record of the page.
     pub last_record: Option<RecordId>,
     /// What became of its rows.
@@ -103,7 +105,11 @@ impl Tally {
     /// Counts a cell that is left as it is.
     pub fn quarantine(&mut self, record: RecordId, write_time: WriteTime, code: impl Into<String>) {
         self.counts.quarantined += 1;
-        self.bad.push(Bad { record, code: code.into(), write_time });
+        self.bad.push(Bad {
+            record,
+            code: code.into(),
+            write_time,
+        });
     }
 }
 

@@ -425,8 +425,16 @@ impl Registry {
             .collect()
     }
 
-    /// May a rekey of this organization go to this CMK? The one place where the
-    /// authority of a job is checked (I15). Makes no KMS call.
+    /// May a job of this organization make this CMK active at all? Asked when a
+    /// message comes in, before anything is recorded. Makes no KMS call (I15).
+    pub async fn authorize_target(&self, org: &OrgId, to: &CmkArn) -> Result<(), RegistryError> {
+        let (_, cmk_row) = self.org_and_cmk(org, to).await?;
+        may_target(org, cmk_row.as_ref(), to)?;
+        Ok(())
+    }
+
+    /// May a rekey do what it asks for, as the organization is now? Asked again
+    /// in the batch that activates it. Makes no KMS call (I15).
     pub async fn authorize_rekey(
         &self,
         org: &OrgId,
@@ -434,18 +442,25 @@ impl Registry {
         to: &CmkArn,
         mode: Mode,
     ) -> Result<OrgRow, RegistryError> {
-        let id = cmk_id(to);
+        let (org_row, cmk_row) = self.org_and_cmk(org, to).await?;
+        may_rekey(org, &org_row, cmk_row.as_ref(), from, to, mode)?;
+        Ok(org_row)
+    }
+
+    async fn org_and_cmk(
+        &self,
+        org: &OrgId,
+        cmk: &CmkArn,
+    ) -> Result<(OrgRow, Option<CmkRow>), RegistryError> {
+        let id = cmk_id(cmk);
         let rows = self.get(org, &[ORG_ROW, &id]).await?;
         let Some(org_row) = find(&rows, ORG_ROW) else {
             return Err(Refusal::UnknownOrg(org.clone()).into());
         };
-        let org_row: OrgRow = parse(org.as_str(), org_row)?;
-        let cmk_row: Option<CmkRow> = match find(&rows, &id) {
-            Some(row) => Some(parse(org.as_str(), row)?),
-            None => None,
-        };
-        may_rekey(org, &org_row, cmk_row.as_ref(), from, to, mode)?;
-        Ok(org_row)
+        let cmk_row = find(&rows, &id)
+            .map(|row| parse(org.as_str(), row))
+            .transpose()?;
+        Ok((parse(org.as_str(), org_row)?, cmk_row))
     }
 
     /// Activates a rekey: takes the next epoch, makes the target the active CMK
@@ -527,7 +542,22 @@ impl Registry {
     }
 }
 
-/// The rules of authority, pure.
+/// The rules of authority: these two functions and nothing else decide whether
+/// a job may do what its message asks for. Pure.
+fn may_target(org: &OrgId, cmk_row: Option<&CmkRow>, to: &CmkArn) -> Result<(), Refusal> {
+    match cmk_row.map(|row| row.role) {
+        None => Err(Refusal::NotAllowed {
+            org: org.clone(),
+            cmk: to.clone(),
+        }),
+        Some(CmkRole::SourceOnly) => Err(Refusal::SourceOnly {
+            org: org.clone(),
+            cmk: to.clone(),
+        }),
+        Some(CmkRole::Target) => Ok(()),
+    }
+}
+
 fn may_rekey(
     org: &OrgId,
     org_row: &OrgRow,
@@ -536,21 +566,7 @@ fn may_rekey(
     to: &CmkArn,
     mode: Mode,
 ) -> Result<(), Refusal> {
-    match cmk_row.map(|row| row.role) {
-        None => {
-            return Err(Refusal::NotAllowed {
-                org: org.clone(),
-                cmk: to.clone(),
-            });
-        }
-        Some(CmkRole::SourceOnly) => {
-            return Err(Refusal::SourceOnly {
-                org: org.clone(),
-                cmk: to.clone(),
-            });
-        }
-        Some(CmkRole::Target) => {}
-    }
+    may_target(org, cmk_row, to)?;
     if let Some(given) = from
         && *given != org_row.cmk
     {

@@ -1,1 +1,183 @@
-//! To be written.
+//! The worker: takes jobs in, drives them, and works on their tasks. Any number
+//! of workers share one store; any of them may be killed at any instruction.
+//!
+//! | file | what |
+//! |---|---|
+//! | `intake` | queue messages become recorded jobs, or dead letters |
+//! | `sweeper` | finds jobs that nobody drives |
+//! | `drive` | one job from state to state |
+//! | `preflight` | is everything as the job needs it, before anything changes |
+//! | `plan_round` | writes the tasks of a round |
+//! | `claims` | finds free tasks, going round the organizations, and runs them |
+
+mod claims;
+mod drive;
+mod intake;
+mod plan_round;
+mod preflight;
+mod sweeper;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::audit::{AuditError, Record, StreamRef};
+use crate::job::{BookError, HoldError, JobRow, Transition, WorkerName};
+use crate::kms::{KmsError, ReasonCode, Use};
+use crate::pipeline::{Shared, TaskError};
+use crate::queue::{QueueError, SharedQueue};
+use crate::registry::RegistryError;
+
+pub use intake::{Intake, Taken};
+
+/// How a worker paces itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Tasks worked on at once.
+    pub tasks: usize,
+    /// Shortest wait between two looks for work, milliseconds.
+    pub poll_ms: u64,
+    /// How long a queue message stays hidden while it is recorded.
+    pub visibility: Duration,
+    /// Longest wait for a queue message.
+    pub receive_wait: Duration,
+    /// KMS calls a second that estimates reckon with.
+    pub kms_rate_per_s: f64,
+}
+
+/// A worker and what it works with.
+pub struct Worker {
+    /// What its tasks share.
+    pub shared: Arc<Shared>,
+    /// Where jobs come from.
+    pub queue: SharedQueue,
+    /// Its name.
+    pub name: WorkerName,
+    /// Its pace.
+    pub pace: Pace,
+}
+
+/// Why a worker ended other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The jobs.
+    #[error(transparent)]
+    Book(#[from] BookError),
+    /// The queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// What cannot be recorded is not done.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The KMS refuses this worker as such.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// A task.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A held row.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+}
+
+impl WorkerError {
+    /// Whether the worker may go on: somebody else was faster, or something is
+    /// away that may come back.
+    fn may_pass(&self) -> bool {
+        use crate::pipeline::Passing;
+        match self {
+            WorkerError::Registry(e) => e.may_pass(),
+            WorkerError::Book(e) | WorkerError::Hold(HoldError::Book(e)) => {
+                e.may_pass() || matches!(e, BookError::Overtaken(_))
+            }
+            WorkerError::Hold(_) => true,
+            WorkerError::Queue(e) => {
+                matches!(e, QueueError::Transient(_) | QueueError::ReceiptExpired)
+            }
+            WorkerError::Audit(_) | WorkerError::Kms(_) => false,
+            WorkerError::Task(e) => match e {
+                TaskError::Store(e) => e.may_pass(),
+                TaskError::Registry(e) => e.may_pass(),
+                TaskError::Book(e) => e.may_pass() || matches!(e, BookError::Overtaken(_)),
+                TaskError::Hold(HoldError::Book(e)) => e.may_pass(),
+                TaskError::Hold(_) => true,
+                TaskError::Audit(_) | TaskError::Kms(_) | TaskError::Compute => false,
+            },
+        }
+    }
+}
+
+impl Worker {
+    /// Works until asked to stop: then nothing new is begun, batches in flight
+    /// are finished, checkpoints written and leases given back. Ends early with
+    /// an error that no retry can mend.
+    pub async fn run(self: Arc<Self>, stop: watch::Receiver<bool>) -> Result<(), WorkerError> {
+        tracing::info!(worker = %self.name.worker, stream = %self.name.stream, "worker starts");
+        let intake = intake::run(self.clone(), stop.clone());
+        let sweeper = sweeper::run(self.clone(), stop.clone());
+        let claims = claims::run(self.clone(), stop.clone());
+        let outcome = tokio::try_join!(intake, sweeper, claims).map(|_| ());
+        match &outcome {
+            Ok(()) => tracing::info!(worker = %self.name.worker, "worker stops as asked"),
+            Err(error) => tracing::error!(worker = %self.name.worker, %error, "worker stops"),
+        }
+        outcome
+    }
+
+    /// Waits for the poll interval, or until asked to stop.
+    async fn pause(&self, stop: &mut watch::Receiver<bool>) {
+        let clock = &self.shared.clock;
+        tokio::select! {
+            () = clock.sleep(Duration::from_millis(self.pace.poll_ms)) => {}
+            // The sender ends with the process.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    /// Puts a transition into the audit log and the other log.
+    fn note_transition(&self, job: &JobRow, step: &Transition) {
+        let request = &job.request;
+        let mut why = Use::new(ReasonCode::Rekey, step.why.clone());
+        why.job = Some(request.job_id);
+        why.requested_by = Some(request.requested_by.clone());
+        let from = step.from.as_str();
+        let mut record = Record::transition(&request.org, Some(from), step.to.as_str(), &why);
+        if step.to.is_final() {
+            record.counts = Some(audit_counts(&job.rewriting));
+            // Of its own stream the worker knows how far it is; of the others,
+            // that they must be there.
+            let own = self.shared.audit.head();
+            record.streams = job
+                .streams
+                .iter()
+                .map(|stream| match *stream == own.stream {
+                    true => StreamRef::at(&own),
+                    false => StreamRef::named(stream),
+                })
+                .collect();
+        }
+        self.shared.audit.record(record);
+        tracing::info!(
+            org = %request.org, job = %request.job_id, from, to = step.to.as_str(),
+            why = %step.why, "job goes on"
+        );
+    }
+}
+
+/// The same counts, as the audit log writes them.
+pub(crate) fn audit_counts(counts: &crate::job::Counts) -> crate::audit::Counts {
+    crate::audit::Counts {
+        rewritten: counts.rewritten,
+        current: counts.current,
+        changed: counts.changed,
+        expired: counts.expired,
+        empty: counts.empty,
+        blocked: counts.blocked,
+        quarantined: counts.quarantined,
+        scanned: counts.scanned,
+    }
+}

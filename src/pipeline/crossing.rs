@@ -1,0 +1,59 @@
+//! The one place where work goes from the async runtime to the compute threads
+//! and back.
+
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::pipeline::TaskError;
+
+/// Items handed over at once at most. Real pages are small: one by one, the
+/// hand-over would cost more than the work.
+const ITEMS_AT_ONCE: usize = 32;
+
+/// Applies `work` to every item on the compute threads. Items of one hand-over
+/// keep their order; hand-overs may overtake each other.
+pub(super) async fn cross<I, O>(
+    pool: Arc<rayon::ThreadPool>,
+    mut items: mpsc::Receiver<I>,
+    out: mpsc::Sender<O>,
+    work: impl Fn(I) -> O + Send + Sync + 'static,
+) -> Result<(), TaskError>
+where
+    I: Send + 'static,
+    O: Send + 'static,
+{
+    let work = Arc::new(work);
+    let most = pool.current_num_threads() * 2;
+    let mut computing = FuturesUnordered::new();
+    let mut buffer = Vec::with_capacity(ITEMS_AT_ONCE);
+    let mut more = true;
+    loop {
+        tokio::select! {
+            n = items.recv_many(&mut buffer, ITEMS_AT_ONCE), if more && computing.len() < most => {
+                if n == 0 {
+                    more = false;
+                    continue;
+                }
+                let batch: Vec<I> = std::mem::take(&mut buffer);
+                let (done, answer) = oneshot::channel();
+                let work = work.clone();
+                pool.spawn(move || {
+                    let results: Vec<O> = batch.into_iter().map(|item| work(item)).collect();
+                    // Nobody listens any more if the task was dropped meanwhile.
+                    let _ = done.send(results);
+                });
+                computing.push(answer);
+            }
+            Some(results) = computing.next(), if !computing.is_empty() => {
+                for result in results.map_err(|_| TaskError::Compute)? {
+                    if out.send(result).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            else => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The rewrap: each key that a cell names gets a wrap under the new CMK, made
+//! inside the KMS; cells stay as they are. The proving pass has each new wrap
+//! opened by the KMS, by wrapping it again under its own CMK.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::crypto::{KeyId, KeyRowBody, MessageLocus, scope_fits};
+use crate::job::{Effort, Pass};
+use crate::killpoint;
+use crate::pipeline::unwrap::{self, KeyFault};
+use crate::pipeline::work::{Page, Tally, key_ids};
+use crate::pipeline::wraps;
+use crate::pipeline::{TaskError, TaskRun};
+
+/// The stage, for both passes.
+pub(super) async fn run(
+    task: Arc<TaskRun>,
+    mut pages: mpsc::Receiver<Page>,
+    done: mpsc::Sender<Tally>,
+) -> Result<(), TaskError> {
+    let mut working = FuturesUnordered::new();
+    let mut more = true;
+    loop {
+        tokio::select! {
+            page = pages.recv(), if more && working.len() < task.shared.limits.kms => match page {
+                Some(page) => working.push(one_page(&task, page)),
+                None => more = false,
+            },
+            Some(tally) = working.next(), if !working.is_empty() => {
+                if done.send(tally?).await.is_err() {
+                    return Ok(());
+                }
+            }
+            else => return Ok(()),
+        }
+    }
+}
+
+async fn one_page(task: &TaskRun, mut page: Page) -> Result<Tally, TaskError> {
+    let mut effort = Effort::default();
+    let mut answers: HashMap<KeyId, Result<(), KeyFault>> = HashMap::new();
+    for id in key_ids(&page.cells) {
+        let answer = one_key(task, &page, id, &mut effort).await?;
+        answers.insert(id, answer);
+    }
+    for cell in std::mem::take(&mut page.cells) {
+        match answers.get(&cell.header.key_id) {
+            Some(Ok(())) => page.tally.counts.current += 1,
+            Some(Err(KeyFault::Blocked(why))) => page.tally.block(1, why.clone()),
+            Some(Err(KeyFault::Bad(code))) => {
+                page.tally
+                    .quarantine(cell.record, cell.write_time, code.clone());
+            }
+            Some(Err(KeyFault::Find)) | None => {
+                page.tally.counts.changed += 1;
+                page.tally.effort.finds += 1;
+            }
+        }
+    }
+    page.tally.effort.add(&effort);
+    Ok(page.tally)
+}
+
+async fn one_key(
+    task: &TaskRun,
+    page: &Page,
+    id: KeyId,
+    effort: &mut Effort,
+) -> Result<Result<(), KeyFault>, TaskError> {
+    let keys = &page.tally.slice.keys;
+    // Pages of one slice mostly name the same key: the first to come does the
+    // work, the others wait for it and see its answer.
+    let mut answers = keys.answers().await;
+    if let Some(answer) = answers.get(&id) {
+        return Ok(answer.clone());
+    }
+    let rows = keys.rows(task, Some(id)).await?;
+    let row = match wraps::choose(task, &rows, &page.view, id).await? {
+        Ok(row) => row,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    let asked = MessageLocus {
+        org: &task.org,
+        channel: &page.view.channel,
+        hour: page.tally.slice.id.hour,
+    };
+    let answer = match scope_fits(&row.scope, &asked, &page.view.channel_row.workspaces_had) {
+        Err(error) => Err(error.into()),
+        Ok(()) => match task.pass {
+            Pass::Rewrite => wrap_anew(task, page, &row, effort).await?,
+            Pass::Verify | Pass::Drain => prove(task, page, &row, effort).await?,
+        },
+    };
+    answers.insert(id, answer.clone());
+    Ok(answer)
+}
+
+async fn wrap_anew(
+    task: &TaskRun,
+    page: &Page,
+    row: &KeyRowBody,
+    effort: &mut Effort,
+) -> Result<Result<(), KeyFault>, TaskError> {
+    let shared = &task.shared;
+    let desired = page.view.desired();
+    if row.wrap_epoch >= desired.wrap_epoch {
+        return Ok(Ok(()));
+    }
+    for cmk in [&row.cmk, &desired.cmk] {
+        if let Some(why) = shared.parking.why(cmk) {
+            return Ok(Err(KeyFault::Blocked(why)));
+        }
+    }
+    let mut why = task.why();
+    why.key_id = Some(row.key_id());
+    effort.kms_calls += 1;
+    let answer = shared
+        .kms
+        .re_encrypt(&row.cmk, &row.wrapped, &desired.cmk, &row.scope, &why)
+        .await;
+    let wrapped = match answer {
+        Ok(wrapped) => wrapped,
+        Err(error) => return Ok(Err(unwrap::fault(task, &row.cmk, error, effort).await?)),
+    };
+    killpoint::reach("key_after_generate");
+    let body = KeyRowBody {
+        wrap_epoch: desired.wrap_epoch,
+        provider: shared.provider,
+        cmk: wrapped.cmk,
+        key_material_id: wrapped.key_material_id,
+        wrapped: wrapped.bytes,
+        ..row.clone()
+    };
+    page.tally.slice.keys.insert(task, &body).await?;
+    killpoint::reach("key_after_insert");
+    effort.keys_rewrapped += 1;
+    Ok(Ok(()))
+}
+
+async fn prove(
+    task: &TaskRun,
+    page: &Page,
+    row: &KeyRowBody,
+    effort: &mut Effort,
+) -> Result<Result<(), KeyFault>, TaskError> {
+    if let Err(fault) = wraps::is_as_the_job_left_it(task, &page.view, row) {
+        return Ok(Err(fault));
+    }
+    let shared = &task.shared;
+    if let Some(why) = shared.parking.why(&row.cmk) {
+        return Ok(Err(KeyFault::Blocked(why)));
+    }
+    let mut why = task.why();
+    why.key_id = Some(row.key_id());
+    effort.kms_calls += 1;
+    match shared
+        .kms
+        .re_encrypt(&row.cmk, &row.wrapped, &row.cmk, &row.scope, &why)
+        .await
+    {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => Ok(Err(unwrap::fault(task, &row.cmk, error, effort).await?)),
+    }
+}

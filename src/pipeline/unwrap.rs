@@ -1,0 +1,498 @@
+//! Opens the data keys that the cells of a page name, and makes the key that
+//! the new cells are sealed with. One call to the KMS per key, not per cell.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::crypto::{
+    CellError, CellKey, KeyId, KeyRowBody, MessageLocus, check_commitment, scope_fits,
+};
+use crate::ids::{CmkArn, OrgId};
+use crate::job::{Effort, Pass, SliceId};
+use crate::keys::SliceKeys;
+use crate::killpoint;
+use crate::kms::{KmsClass, KmsError};
+use crate::pipeline::parking::Canary;
+use crate::pipeline::patience::patiently;
+use crate::pipeline::work::{Blocked, OpenablePage, Page, Tally, key_ids};
+use crate::pipeline::wraps;
+use crate::pipeline::{TaskError, TaskRun};
+use crate::registry::{ChannelView, Desired};
+use crate::scope::Scope;
+use crate::store::{KeyRow, SliceKey, StoreErrorClass};
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone)]
+pub enum KeyFault {
+    /// It waits for a customer or an operator.
+    Blocked(Blocked),
+    /// It or its cells are bad.
+    Bad(String),
+    /// Its wrap is not what the job must leave behind; a proving scan found it.
+    Find,
+}
+
+impl From<CellError> for KeyFault {
+    fn from(error: CellError) -> Self {
+        KeyFault::Bad(error.code().to_owned())
+    }
+}
+
+/// An opened key, or why there is none; or a failure of the task itself.
+type Opened = Result<Result<Arc<CellKey>, KeyFault>, TaskError>;
+
+/// The data keys of one slice, opened once and kept until the slice is done.
+pub struct SliceKeyRing {
+    address: SliceKey,
+    state: Mutex<State>,
+    answers: Mutex<Answers>,
+}
+
+/// What came of the keys that a rewrap has dealt with.
+pub type Answers = HashMap<KeyId, Result<(), KeyFault>>;
+
+#[derive(Default)]
+struct State {
+    rows: Option<SliceKeys>,
+    opened: HashMap<KeyId, Result<Arc<CellKey>, KeyFault>>,
+    sealing: Option<(Desired, Result<Arc<CellKey>, KeyFault>)>,
+}
+
+impl SliceKeyRing {
+    /// Nothing is opened yet.
+    pub fn new(org: &OrgId, slice: &SliceId) -> Self {
+        Self {
+            address: SliceKey::messages(org, &slice.channel, slice.hour),
+            state: Mutex::default(),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// The keys that a rewrap has dealt with. Held while one is dealt with, so
+    /// that no key is wrapped twice.
+    pub async fn answers(&self) -> tokio::sync::MutexGuard<'_, Answers> {
+        self.answers.lock().await
+    }
+
+    /// The slice's address among the data keys.
+    pub fn address(&self) -> &SliceKey {
+        &self.address
+    }
+
+    /// Reads the key rows, again if `key_id` is not among those read before: a
+    /// client may have added it since.
+    pub async fn rows(
+        &self,
+        task: &TaskRun,
+        key_id: Option<KeyId>,
+    ) -> Result<SliceKeys, TaskError> {
+        let mut state = self.state.lock().await;
+        self.load(task, &mut state, key_id).await?;
+        Ok(state.rows.clone().unwrap_or_default())
+    }
+
+    async fn load(
+        &self,
+        task: &TaskRun,
+        state: &mut State,
+        key_id: Option<KeyId>,
+    ) -> Result<(), TaskError> {
+        let known = state.rows.as_ref().is_some_and(|rows| {
+            key_id.is_none_or(|id| rows.rows().iter().any(|row| row.key_id() == id))
+        });
+        if !known {
+            let shared = &task.shared;
+            let rows = patiently(&shared.clock, async || {
+                shared.store.read_keys(&self.address).await
+            })
+            .await?;
+            state.rows = Some(SliceKeys::parse(&rows));
+        }
+        Ok(())
+    }
+
+    /// Adds a key row, durable before this returns (I11). If another process
+    /// was faster with the same address, its row stays; both are good.
+    pub async fn insert(&self, task: &TaskRun, body: &KeyRowBody) -> Result<(), TaskError> {
+        let shared = &task.shared;
+        let row = KeyRow {
+            key_id: body.key_id(),
+            wrap_epoch: body.wrap_epoch,
+            row: body.encode().map_err(CellError::from).map_err(|e| {
+                crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string())
+            })?,
+        };
+        let inserted = patiently(&shared.clock, async || {
+            shared.store.insert_key(&self.address, &row).await
+        })
+        .await;
+        match inserted {
+            Err(e) if e.class == StoreErrorClass::Invalid => {}
+            other => other?,
+        }
+        self.state.lock().await.rows = None;
+        Ok(())
+    }
+}
+
+/// The stage. Pages with no cell left to work on go straight to `done`.
+pub(super) async fn run(
+    task: Arc<TaskRun>,
+    mut pages: mpsc::Receiver<Page>,
+    out: mpsc::Sender<OpenablePage>,
+    done: mpsc::Sender<Tally>,
+) -> Result<(), TaskError> {
+    let mut opening = FuturesUnordered::new();
+    let mut more = true;
+    loop {
+        tokio::select! {
+            page = pages.recv(), if more && opening.len() < task.shared.limits.kms => match page {
+                Some(page) => opening.push(open_page(&task, page)),
+                None => more = false,
+            },
+            Some(opened) = opening.next(), if !opening.is_empty() => {
+                let page: OpenablePage = opened?;
+                let sent = if page.page.cells.is_empty() {
+                    done.send(page.page.tally).await.is_ok()
+                } else {
+                    out.send(page).await.is_ok()
+                };
+                if !sent {
+                    return Ok(());
+                }
+            }
+            else => return Ok(()),
+        }
+    }
+}
+
+async fn open_page(task: &TaskRun, mut page: Page) -> Result<OpenablePage, TaskError> {
+    let slice = page.tally.slice.clone();
+    let mut effort = Effort::default();
+    let mut state = slice.keys.state.lock().await;
+    slice.keys.load(task, &mut state, None).await?;
+    for id in key_ids(&page.cells) {
+        if !state.opened.contains_key(&id) {
+            let opened =
+                open_key(task, &slice.keys, &mut state, &page.view, id, &mut effort).await?;
+            state.opened.insert(id, opened);
+        }
+    }
+    let desired = page.view.desired();
+    let mut seal = None;
+    if task.pass == Pass::Rewrite {
+        // A key is only made if a cell can be opened: a revoked slice costs
+        // nothing under the new CMK.
+        let openable = page
+            .cells
+            .iter()
+            .filter(|cell| matches!(state.opened.get(&cell.header.key_id), Some(Ok(_))))
+            .count();
+        if openable > 0 {
+            seal = Some(
+                sealing_key(
+                    task,
+                    &slice,
+                    &mut state,
+                    &page.view,
+                    openable as u32,
+                    &mut effort,
+                )
+                .await?,
+            );
+        }
+    }
+    let mut keys = Vec::with_capacity(page.cells.len());
+    let mut kept = Vec::with_capacity(page.cells.len());
+    for cell in page.cells {
+        let key = match (state.opened.get(&cell.header.key_id), &seal) {
+            (Some(Ok(key)), None | Some(Ok(_))) => Ok(key.clone()),
+            (Some(Ok(_)), Some(Err(fault))) | (Some(Err(fault)), _) => Err(fault.clone()),
+            (None, _) => Err(CellError::KeyRowMissing(cell.header.key_id).into()),
+        };
+        match key {
+            Ok(key) => {
+                keys.push(key);
+                kept.push(cell);
+            }
+            Err(KeyFault::Blocked(why)) => page.tally.block(1, why),
+            Err(KeyFault::Bad(code)) => page.tally.quarantine(cell.record, cell.write_time, code),
+            Err(KeyFault::Find) => {
+                page.tally.counts.changed += 1;
+                page.tally.effort.finds += 1;
+            }
+        }
+    }
+    page.cells = kept;
+    page.tally.effort.add(&effort);
+    let seal = match seal {
+        Some(Ok(key)) => Some((key, desired.cell_epoch)),
+        _ => None,
+    };
+    Ok(OpenablePage { page, keys, seal })
+}
+
+/// Opens one key by the steps of docs/format.md.
+async fn open_key(
+    task: &TaskRun,
+    ring: &SliceKeyRing,
+    state: &mut State,
+    view: &ChannelView,
+    id: KeyId,
+    effort: &mut Effort,
+) -> Opened {
+    ring.load(task, state, Some(id)).await?;
+    let rows = state.rows.clone().unwrap_or_default();
+    let row = match wraps::choose(task, &rows, view, id).await? {
+        Ok(row) => row,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    if let Err(error) = scope_fits(
+        &row.scope,
+        &asked(task, &ring.address, view)?,
+        &view.channel_row.workspaces_had,
+    ) {
+        return Ok(Err(error.into()));
+    }
+    if task.pass == Pass::Verify
+        && let Err(fault) = wraps::is_as_the_job_left_it(task, view, &row)
+    {
+        return Ok(Err(fault));
+    }
+    unwrap_row(task, &row, &id, effort).await
+}
+
+/// Where the slice's reader looked.
+fn asked<'a>(
+    task: &'a TaskRun,
+    address: &SliceKey,
+    view: &'a ChannelView,
+) -> Result<MessageLocus<'a>, TaskError> {
+    let hour = address.slice.parse().map_err(|e: crate::ids::InvalidId| {
+        crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string())
+    })?;
+    Ok(MessageLocus {
+        org: &task.org,
+        channel: &view.channel,
+        hour,
+    })
+}
+
+/// Unwraps the key of a row and checks that it is the one the row commits to.
+async fn unwrap_row(
+    task: &TaskRun,
+    row: &KeyRowBody,
+    named: &KeyId,
+    effort: &mut Effort,
+) -> Opened {
+    let shared = &task.shared;
+    if let Some(why) = shared.parking.why(&row.cmk) {
+        return Ok(Err(KeyFault::Blocked(why)));
+    }
+    let mut why = task.why();
+    why.key_id = Some(*named);
+    effort.kms_calls += 1;
+    match shared
+        .kms
+        .decrypt(&row.cmk, &row.wrapped, &row.scope, &why)
+        .await
+    {
+        Ok(dek) => {
+            shared.parking.answered(&row.cmk);
+            let key = CellKey::derive(dek, &row.scope);
+            Ok(match check_commitment(&key, row, named) {
+                Ok(()) => Ok(Arc::new(key)),
+                Err(error) => Err(error.into()),
+            })
+        }
+        Err(error) => Ok(Err(fault(task, &row.cmk, error, effort).await?)),
+    }
+}
+
+/// What an error of the KMS means for the slice. A denial is looked into with
+/// the CMK's canary: refused, the whole CMK is parked; answered, it is this
+/// scope that was revoked.
+pub(super) async fn fault(
+    task: &TaskRun,
+    cmk: &CmkArn,
+    error: KmsError,
+    effort: &mut Effort,
+) -> Result<KeyFault, TaskError> {
+    let parking = &task.shared.parking;
+    let wait = |n| task.shared.timing.blocked_retry(n);
+    let reason = error
+        .blocked_reason()
+        .map_or_else(|| error.code.clone(), |r| r.into_owned());
+    let blocked = Blocked {
+        code: reason,
+        message: error.message.clone(),
+    };
+    Ok(match error.class {
+        KmsClass::FatalWorker => return Err(error.into()),
+        KmsClass::QuarantinedKey => KeyFault::Bad(format!("key_unwrap:{}", error.code)),
+        KmsClass::Denied => match canary(task, cmk, effort).await? {
+            Canary::Answers => KeyFault::Blocked(blocked),
+            Canary::Refused => {
+                let blocked = Blocked {
+                    code: "cmk_denied".to_owned(),
+                    ..blocked
+                };
+                parking.park(cmk, blocked.clone(), wait);
+                KeyFault::Blocked(blocked)
+            }
+        },
+        KmsClass::CmkUnusable | KmsClass::Unavailable | KmsClass::RoleDenied => {
+            parking.park(cmk, blocked.clone(), wait);
+            KeyFault::Blocked(blocked)
+        }
+        KmsClass::FatalJob | KmsClass::Unknown | KmsClass::Transient { .. } => {
+            KeyFault::Blocked(blocked)
+        }
+    })
+}
+
+/// Tries the canary that was stored when the CMK was entered, once a minute at
+/// most.
+async fn canary(task: &TaskRun, cmk: &CmkArn, effort: &mut Effort) -> Result<Canary, TaskError> {
+    let shared = &task.shared;
+    if let Some(said) = shared.parking.canary(cmk) {
+        return Ok(said);
+    }
+    let list = task.allow_list.read().await;
+    let wrap = list
+        .get(cmk)
+        .and_then(|row| hex::decode(&row.canary_hex).ok());
+    drop(list);
+    let said = match wrap {
+        None => Canary::Refused,
+        Some(wrap) => {
+            let scope = Scope::Canary {
+                org: task.org.clone(),
+            };
+            let mut why = task.why();
+            why.code = crate::kms::ReasonCode::Canary;
+            effort.kms_calls += 1;
+            let answer = match task.mode {
+                crate::job::Mode::Reencrypt => {
+                    shared.kms.decrypt(cmk, &wrap, &scope, &why).await.map(drop)
+                }
+                // The rewrap role has no Decrypt.
+                crate::job::Mode::Rewrap => shared
+                    .kms
+                    .re_encrypt(cmk, &wrap, &task.to_cmk, &scope, &why)
+                    .await
+                    .map(drop),
+            };
+            match answer {
+                Ok(()) => Canary::Answers,
+                Err(_) => Canary::Refused,
+            }
+        }
+    };
+    shared.parking.note_canary(cmk, said);
+    Ok(said)
+}
+
+/// The key that new cells of the slice are sealed with: one that stands and
+/// qualifies, or a new one. `seals` are counted before any is made.
+async fn sealing_key(
+    task: &TaskRun,
+    slice: &crate::pipeline::work::Slice,
+    state: &mut State,
+    view: &ChannelView,
+    seals: u32,
+    effort: &mut Effort,
+) -> Opened {
+    let desired = view.desired();
+    if let Some((for_, key)) = &state.sealing
+        && *for_ == desired
+    {
+        match key {
+            Err(fault) => return Ok(Err(fault.clone())),
+            Ok(key) if key.reserve_seals(seals).is_ok() => return Ok(Ok(key.clone())),
+            // The key has sealed all that it may in this process: make another.
+            Ok(_) => {
+                let made = make_key(task, slice, state, view, &desired, effort).await?;
+                return Ok(remember(state, desired, made, seals));
+            }
+        }
+    }
+    let scope = view.scope(slice.id.hour);
+    let rows = state.rows.clone().unwrap_or_default();
+    let found = match rows.sealing_key(&desired, &scope) {
+        Some(row) => unwrap_row(task, row, &row.key_id(), effort).await?,
+        None => make_key(task, slice, state, view, &desired, effort).await?,
+    };
+    Ok(remember(state, desired, found, seals))
+}
+
+fn remember(
+    state: &mut State,
+    desired: Desired,
+    key: Result<Arc<CellKey>, KeyFault>,
+    seals: u32,
+) -> Result<Arc<CellKey>, KeyFault> {
+    if let Ok(key) = &key {
+        // A page has far fewer cells than a fresh key may seal.
+        let _ = key.reserve_seals(seals);
+    }
+    state.sealing = Some((desired, key.clone()));
+    key
+}
+
+/// Makes a data key under the desired CMK and stores its wrap. The row is
+/// durable before the key is given out (I11).
+async fn make_key(
+    task: &TaskRun,
+    slice: &crate::pipeline::work::Slice,
+    state: &mut State,
+    view: &ChannelView,
+    desired: &Desired,
+    effort: &mut Effort,
+) -> Opened {
+    let shared = &task.shared;
+    if let Some(why) = shared.parking.why(&desired.cmk) {
+        return Ok(Err(KeyFault::Blocked(why)));
+    }
+    let scope = view.scope(slice.id.hour);
+    effort.kms_calls += 1;
+    let made = match shared
+        .kms
+        .generate_data_key(&desired.cmk, &scope, &task.why())
+        .await
+    {
+        Ok(made) => made,
+        Err(error) => return Ok(Err(fault(task, &desired.cmk, error, effort).await?)),
+    };
+    shared.parking.answered(&desired.cmk);
+    killpoint::reach("key_after_generate");
+    let key = CellKey::derive(made.dek, &scope);
+    let body = KeyRowBody {
+        wrap_epoch: desired.wrap_epoch,
+        provider: shared.provider,
+        commitment: key.commitment().clone(),
+        created_ms: shared.clock.wall().unix_ms(),
+        cmk: made.wrapped.cmk,
+        key_material_id: made.wrapped.key_material_id,
+        scope,
+        wrapped: made.wrapped.bytes,
+    };
+    let row = KeyRow {
+        key_id: key.key_id(),
+        wrap_epoch: body.wrap_epoch,
+        row: body
+            .encode()
+            .map_err(|e| crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string()))?,
+    };
+    patiently(&shared.clock, async || {
+        shared.store.insert_key(slice.keys.address(), &row).await
+    })
+    .await?;
+    killpoint::reach("key_after_insert");
+    effort.keys_made += 1;
+    state.rows = None;
+    Ok(Ok(Arc::new(key)))
+}

@@ -1,0 +1,105 @@
+//! Which wrap of a key is used, and whether it is what the job must leave
+//! behind. The last scan before the verdict looks at wraps and epochs only and
+//! calls no KMS.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::crypto::{CellError, KeyId, KeyRowBody};
+use crate::job::Mode;
+use crate::keys::SliceKeys;
+use crate::pipeline::unwrap::KeyFault;
+use crate::pipeline::work::{Page, Tally, key_ids};
+use crate::pipeline::{TaskError, TaskRun};
+use crate::registry::ChannelView;
+
+/// The wrap of a key that is tried: the highest on the allow-list. The list is
+/// read again before a CMK is called unlisted, because a later job may have
+/// brought a new one.
+pub(super) async fn choose(
+    task: &TaskRun,
+    rows: &SliceKeys,
+    view: &ChannelView,
+    id: KeyId,
+) -> Result<Result<KeyRowBody, CellError>, TaskError> {
+    let floor = view.org_row.wrap_floor;
+    let known = task.allow_list.read().await.clone();
+    match rows.wrap_to_open(id, &known, floor) {
+        Err(CellError::CmkNotAllowed(_)) => {
+            let fresh = task.shared.registry.allow_list(&task.org).await?;
+            let answer = rows.wrap_to_open(id, &fresh, floor).cloned();
+            *task.allow_list.write().await = fresh;
+            Ok(answer)
+        }
+        answer => Ok(answer.cloned()),
+    }
+}
+
+/// Whether a key's wrap is at the job's epoch or above and under the CMK that
+/// its epoch names.
+pub(super) fn is_as_the_job_left_it(
+    task: &TaskRun,
+    view: &ChannelView,
+    row: &KeyRowBody,
+) -> Result<(), KeyFault> {
+    if row.wrap_epoch < task.epoch {
+        // A rewrap mends this. In a re-encryption no cell of the new epoch may
+        // name such a key, so somebody put it there.
+        return Err(match task.mode {
+            Mode::Rewrap => KeyFault::Find,
+            Mode::Reencrypt => KeyFault::Bad("wrap_below_job".to_owned()),
+        });
+    }
+    let desired = view.desired();
+    let named_by_epoch = [
+        (task.epoch, &task.to_cmk),
+        (desired.wrap_epoch, &desired.cmk),
+    ];
+    let fits = named_by_epoch
+        .iter()
+        .all(|(epoch, cmk)| row.wrap_epoch != *epoch || row.cmk == **cmk);
+    if fits {
+        Ok(())
+    } else {
+        Err(KeyFault::Bad("wrap_under_other_cmk".to_owned()))
+    }
+}
+
+/// The stage of the last scan: every key that a cell names has its wrap.
+pub(super) async fn run(
+    task: Arc<TaskRun>,
+    mut pages: mpsc::Receiver<Page>,
+    done: mpsc::Sender<Tally>,
+) -> Result<(), TaskError> {
+    while let Some(mut page) = pages.recv().await {
+        let keys = &page.tally.slice.clone().keys;
+        let mut faults = std::collections::HashMap::new();
+        for id in key_ids(&page.cells) {
+            let rows = keys.rows(&task, Some(id)).await?;
+            let fault = match choose(&task, &rows, &page.view, id).await? {
+                Err(error) => Some(KeyFault::from(error)),
+                Ok(row) => is_as_the_job_left_it(&task, &page.view, &row).err(),
+            };
+            faults.insert(id, fault);
+        }
+        for cell in std::mem::take(&mut page.cells) {
+            match faults.get(&cell.header.key_id) {
+                Some(None) => page.tally.counts.current += 1,
+                Some(Some(KeyFault::Bad(code))) => {
+                    page.tally
+                        .quarantine(cell.record, cell.write_time, code.clone());
+                }
+                Some(Some(KeyFault::Blocked(why))) => page.tally.block(1, why.clone()),
+                Some(Some(KeyFault::Find)) | None => {
+                    page.tally.counts.changed += 1;
+                    page.tally.effort.finds += 1;
+                }
+            }
+        }
+        if done.send(page.tally).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

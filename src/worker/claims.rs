@@ -1,0 +1,264 @@
+//! Finds free tasks and runs them. Claims go round the organizations, so that a
+//! large one does not starve the others.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use rand::seq::SliceRandom;
+use tokio::sync::{RwLock, watch};
+use tracing::Instrument;
+
+use crate::ids::{JobId, OrgId};
+use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
+use crate::killpoint;
+use crate::pipeline::{self, Ended, TaskError, TaskRun};
+use crate::worker::{Worker, WorkerError};
+
+pub(super) async fn run(
+    worker: Arc<Worker>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), WorkerError> {
+    let mut finder = Finder::default();
+    let mut running = FuturesUnordered::new();
+    loop {
+        let mut found = false;
+        if !*stop.borrow() && running.len() < worker.pace.tasks {
+            match finder.claim_one(&worker).await {
+                Ok(Some(claimed)) => {
+                    found = true;
+                    running.push(run_task(worker.clone(), claimed, stop.clone()));
+                }
+                Ok(None) => {}
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(%error, "tasks cannot be claimed now");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if *stop.borrow() && running.is_empty() {
+            return Ok(());
+        }
+        if found && running.len() < worker.pace.tasks {
+            continue;
+        }
+        let mut idle_stop = stop.clone();
+        tokio::select! {
+            Some(ended) = running.next(), if !running.is_empty() => match ended {
+                Ok(()) => {}
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(%error, "a task is left to whoever takes it up next");
+                }
+                Err(error) => return Err(error),
+            },
+            () = worker.pause(&mut idle_stop), if !*stop.borrow() => {}
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+/// A task that was just claimed, and its job.
+struct Claimed {
+    job: JobRow,
+    hold: TaskHold,
+}
+
+/// Knows which tasks looked free, organization by organization.
+#[derive(Default)]
+struct Finder {
+    // Organizations in the order in which they are asked next.
+    turn: VecDeque<OrgId>,
+    // What the last listing of a round showed, so that it is not listed again
+    // for every claim.
+    seen: HashMap<(JobId, u32), Vec<Versioned<TaskRow>>>,
+}
+
+impl Finder {
+    async fn claim_one(&mut self, worker: &Worker) -> Result<Option<Claimed>, WorkerError> {
+        let book = &worker.shared.book;
+        let orgs = book.orgs().await?;
+        self.turn.retain(|org| orgs.contains(org));
+        for org in orgs {
+            if !self.turn.contains(&org) {
+                self.turn.push_back(org);
+            }
+        }
+        for _ in 0..self.turn.len() {
+            let Some(org) = self.turn.pop_front() else {
+                break;
+            };
+            self.turn.push_back(org.clone());
+            for id in book.open(&org).await? {
+                let Some(job) = book.get(&org, id).await? else {
+                    continue;
+                };
+                if let Some(hold) = self.claim_of(worker, id, &job.row).await? {
+                    return Ok(Some(Claimed { job: job.row, hold }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn claim_of(
+        &mut self,
+        worker: &Worker,
+        id: JobId,
+        job: &JobRow,
+    ) -> Result<Option<TaskHold>, WorkerError> {
+        let Some(round) = job
+            .round
+            .filter(|r| job.state.has_tasks() && r.tasks.is_some())
+        else {
+            return Ok(None);
+        };
+        self.seen
+            .retain(|(job, number), _| *job != id || *number == round.number);
+        let shared = &worker.shared;
+        let now_ms = shared.clock.wall().unix_ms();
+        let key = (id, round.number);
+        for fresh in [false, true] {
+            if fresh {
+                let mut tasks = shared.book.tasks(id, round.number).await?;
+                tasks.retain(|task| is_claimable(&task.row, now_ms));
+                // Workers that list at the same moment should not race for the
+                // same task.
+                tasks.shuffle(&mut rand::rng());
+                self.seen.insert(key, tasks);
+            }
+            while let Some(task) = self.seen.get_mut(&key).and_then(Vec::pop) {
+                if !is_claimable(&task.row, now_ms) {
+                    continue;
+                }
+                let claimed = TaskHold::claim(
+                    &shared.book,
+                    &shared.clock,
+                    &shared.timing,
+                    &worker.name,
+                    &id.to_string(),
+                    task,
+                )
+                .await?;
+                if claimed.is_some() {
+                    killpoint::reach("task_after_claim");
+                    return Ok(claimed);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a task is nobody's and has something to do now.
+fn is_claimable(task: &TaskRow, now_ms: u64) -> bool {
+    is_free(task, now_ms)
+        && match task.state {
+            TaskState::Open => true,
+            TaskState::Parked => task.blocked.iter().any(|b| b.retry_ms <= now_ms),
+            TaskState::Done => false,
+        }
+}
+
+async fn run_task(
+    worker: Arc<Worker>,
+    claimed: Claimed,
+    stop: watch::Receiver<bool>,
+) -> Result<(), WorkerError> {
+    let Claimed { job, hold } = claimed;
+    let shared = worker.shared.clone();
+    let request = &job.request;
+    let (Some(round), Some(activated)) = (job.round, &job.activated) else {
+        return Ok(());
+    };
+    let hold = Arc::new(hold);
+    let (task_id, token) = (hold.id().await, hold.row().await.token);
+    let span = tracing::info_span!(
+        "task", org = %request.org, job = %request.job_id, task = %task_id,
+        pass = round.pass.as_str(), worker = %worker.name.worker
+    );
+    // Stops for two reasons: the worker is asked to, or the job has no use for
+    // the task any more.
+    let (stop_task, stopped) = watch::channel(false);
+    let run = Arc::new(TaskRun {
+        allow_list: RwLock::new(shared.registry.allow_list(&request.org).await?),
+        shared: shared.clone(),
+        job: request.job_id,
+        org: request.org.clone(),
+        requested_by: request.requested_by.clone(),
+        mode: request.mode,
+        epoch: activated.epoch,
+        to_cmk: request.to_cmk.clone(),
+        pass: round.pass,
+        round: round.number,
+        task_id: task_id.clone(),
+        token,
+        hold: hold.clone(),
+        stop: stopped,
+    });
+    let watcher = stop_when_unwanted(&worker, &job, round.number, stop, &stop_task);
+    let ended = async {
+        tokio::select! {
+            ended = pipeline::run(run.clone()) => ended,
+            lost = hold.keep() => Err(TaskError::Hold(lost)),
+            never = watcher => never,
+        }
+    }
+    .instrument(span.clone())
+    .await;
+    match ended {
+        Ok(Ended::Through) => {
+            killpoint::reach("task_before_done");
+            hold.release(|row| {
+                let waits = !row.blocked.is_empty();
+                row.state = if waits {
+                    TaskState::Parked
+                } else {
+                    TaskState::Done
+                };
+            })
+            .await?;
+            killpoint::reach("task_after_done");
+            span.in_scope(|| tracing::debug!("task done"));
+            Ok(())
+        }
+        Ok(Ended::Stopped) => Ok(hold.release(|_| {}).await?),
+        Err(error) => {
+            span.in_scope(|| tracing::warn!(%error, "task ends early"));
+            // Give it back if it is still ours, so that nobody has to wait for
+            // the lease to run out.
+            match hold.release(|_| {}).await {
+                Ok(()) | Err(HoldError::Lost(_) | HoldError::Changed(_)) => {}
+                Err(HoldError::Book(_)) => {}
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Tells the task to stop when the worker or the job wants it to; never returns
+/// but with an error.
+async fn stop_when_unwanted(
+    worker: &Worker,
+    job: &JobRow,
+    round: u32,
+    mut stop: watch::Receiver<bool>,
+    stop_task: &watch::Sender<bool>,
+) -> Result<Ended, TaskError> {
+    let (org, id) = (&job.request.org, job.request.job_id);
+    loop {
+        let asked = *stop.borrow();
+        let wanted = match worker.shared.book.get(org, id).await {
+            Ok(Some(now)) => {
+                now.row.state.has_tasks() && now.row.round.is_some_and(|r| r.number == round)
+            }
+            Ok(None) => false,
+            // Not knowing is no reason to stop: the lease bounds it.
+            Err(_) => true,
+        };
+        if asked || !wanted {
+            stop_task.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+        worker.pause(&mut stop).await;
+    }
+}
