@@ -63,12 +63,10 @@ impl<R: Read + Seek> ZipSource<R> {
 
     fn add(&mut self, index: usize) -> Result<(), ZipError> {
         let entry = self.archive.by_index_data(index)?;
-        // Archivers write UTF-8 names and forget to flag them, and the library
-        // then reads them as code page 437. Bytes that are valid UTF-8 are it.
-        let name = match std::str::from_utf8(entry.name_raw()) {
-            Ok(name) => name.to_owned(),
-            Err(_) => entry.name()?.into_owned(),
-        };
+        // Archivers write UTF-8 names and forget to flag them. The library takes
+        // bytes that are valid UTF-8 as such whatever the flag says, else as
+        // code page 437; a test holds it to that.
+        let name = entry.name()?.into_owned();
         let (is_link, is_dir) = (entry.is_symlink(), name.ends_with('/'));
         let Some(parts) = safe_parts(&name) else {
             self.refuse(name, SkipReason::RefusedName);

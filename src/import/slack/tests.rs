@@ -1,6 +1,8 @@
 //! The reader against an export with everything odd that real ones have, as a
 //! folder and as a ZIP file.
 
+mod zip_files;
+
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -111,13 +113,15 @@ fn counts(report: &ImportReport) -> Vec<(SkipReason, u64)> {
 const SPACED: &str = "{ \"type\":\"message\",\n  \"text\":\"a \\u00e9 \\\"]}[{ , \\\\\",\t\"ts\" : \"1550077323.000200\" }";
 
 fn odd_export() -> Files {
-    let huge = format!(
-        r#"{{"ts":"1550250000.000100","text":"{}"}}"#,
-        "x".repeat(MAX_MESSAGE_BYTES)
-    );
-    let full = format!(r#"{{"ts":"1550250001.000100","text":"{}"}}"#, "y");
-    let full = full.replace('y', &"y".repeat(MAX_MESSAGE_BYTES - full.len() + 1));
-    assert_eq!(full.len(), MAX_MESSAGE_BYTES);
+    let of_bytes = |second: u64, bytes: usize| {
+        let (head, tail) = (format!(r#"{{"ts":"{second}.000100","text":""#), r#""}"#);
+        format!(
+            "{head}{}{tail}",
+            "x".repeat(bytes - head.len() - tail.len())
+        )
+    };
+    let huge = of_bytes(1_550_250_000, MAX_MESSAGE_BYTES + 1);
+    let full = of_bytes(1_550_250_001, MAX_MESSAGE_BYTES);
     let mut files = files(&[
         (
             "channels.json",
@@ -407,73 +411,6 @@ fn a_damaged_list_is_read_as_far_as_it_goes() {
     );
 }
 
-#[test]
-fn a_zip_file_cannot_lead_out_of_itself() {
-    let day = r#"[{"ts":"1550077323.000200"}]"#;
-    let bytes = as_zip(&files(&[
-        (
-            "channels.json",
-            r#"[{"id":"C1","name":"a"},{"id":"C2","name":".."}]"#,
-        ),
-        ("a/2019-02-13.json", day),
-        ("../2019-02-13.json", day),
-        ("a/../../2019-02-14.json", day),
-        ("/a/2019-02-15.json", day),
-        ("a\\2019-02-16.json", day),
-    ]));
-    let (got, report) = read_from(&mut ZipSource::new(Cursor::new(bytes)).unwrap(), None);
-    assert_eq!(got.days, ["a/2019-02-13"]);
-    assert_eq!(counts(&report), [(SkipReason::RefusedName, 4)]);
-}
-
-#[test]
-fn names_in_a_zip_file_are_utf8_whatever_its_flag_says() {
-    let export = files(&[
-        ("channels.json", r#"[{"id":"C1","name":"größe"}]"#),
-        ("größe/2019-02-13.json", r#"[{"ts":"1550077323.000200"}]"#),
-    ]);
-    let mut bytes = as_zip(&export);
-    // Clear bit 11 of the flags in every local and central header.
-    let mut cleared = 0;
-    for at in 0..bytes.len() - 10 {
-        let flags = match &bytes[at..at + 4] {
-            b"PK\x03\x04" => at + 7,
-            b"PK\x01\x02" => at + 9,
-            _ => continue,
-        };
-        cleared += u32::from(bytes[flags] & 0x08 != 0);
-        bytes[flags] &= !0x08;
-    }
-    assert_eq!(cleared, 2);
-    let (got, report) = read_from(&mut ZipSource::new(Cursor::new(bytes)).unwrap(), None);
-    assert_eq!(got.messages.len(), 1, "{report:?}");
-}
-
-#[test]
-fn a_damaged_file_in_a_zip_file_is_counted_and_the_next_one_read() {
-    let day = r#"[{"ts":"1550077323.000200"}]"#;
-    let list = r#"[{"id":"C1","name":"a"}]"#;
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (path, text) in [
-        ("channels.json", list),
-        ("a/2019-02-13.json", day),
-        ("a/2019-02-14.json", day),
-    ] {
-        zip.start_file(path, stored).unwrap();
-        zip.write_all(text.as_bytes()).unwrap();
-    }
-    let mut bytes = zip.finish().unwrap().into_inner();
-    let text = bytes
-        .windows(day.len())
-        .position(|w| w == day.as_bytes())
-        .unwrap();
-    bytes[text + day.len() - 6] ^= 1; // a digit of `ts`: only the checksum can tell
-    let (got, report) = read_from(&mut ZipSource::new(Cursor::new(bytes)).unwrap(), None);
-    assert_eq!(got.days, ["a/2019-02-13", "a/2019-02-14"]);
-    assert_eq!(counts(&report), [(SkipReason::Unreadable, 1)]);
-}
-
 #[cfg(unix)]
 #[test]
 fn links_and_devices_in_a_folder_are_not_followed() {
@@ -545,6 +482,39 @@ proptest! {
             Some(cut as u64)
         );
         prop_assert_eq!(report.unreadable_messages(), 0);
+    }
+
+    #[test]
+    fn of_equal_times_the_latest_edit_is_handed_over_last(
+        written in prop::collection::vec((0u8..3, 0u8..4), 0..12),
+    ) {
+        let messages: Vec<serde_json::Value> = written
+            .iter()
+            .map(|(record, edit)| serde_json::json!({
+                "ts": format!("1550077323.00000{record}"),
+                "edited": {"ts": format!("155007740{edit}.000000")},
+            }))
+            .collect();
+        let mut last: BTreeMap<u8, u8> = BTreeMap::new();
+        let want: Vec<_> = written
+            .iter()
+            .filter(|(record, edit)| {
+                let newer = last.get(record).is_none_or(|before| edit > before);
+                if newer {
+                    last.insert(*record, *edit);
+                }
+                newer
+            })
+            .map(|(record, edit)| {
+                (format!("1550077323.00000{record}"), 1_550_077_400_000_000 + i64::from(*edit) * 1_000_000)
+            })
+            .collect();
+        let text = serde_json::Value::from(messages).to_string();
+        let (got, report) = read_from(&mut OneDay(text.as_bytes()), None);
+        let handed: Vec<_> = got.messages.into_iter().map(|m| (m.2, m.3)).collect();
+        prop_assert_eq!(&handed, &want);
+        prop_assert_eq!(report.duplicates as usize, written.len() - want.len());
+        prop_assert_eq!(report.replacements as usize, want.len() - last.len());
     }
 
     #[test]
