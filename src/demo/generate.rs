@@ -32,7 +32,8 @@ pub enum Shape {
 pub struct Recipe {
     /// Another seed gives other messages.
     pub seed: u64,
-    /// How many messages, at most 2^31.
+    /// How many messages; at most 2^31, for an hour has not many more
+    /// microseconds to tell them apart by.
     pub messages: u32,
     /// How they lie in slices.
     pub shape: Shape,
@@ -83,8 +84,14 @@ impl PlannedSlice {
 impl Recipe {
     /// The slices in ascending order of channel and hour. Cheap: no message is
     /// made for it.
+    ///
+    /// # Panics
+    /// If more than 2^31 messages are asked for.
     pub fn plan(&self) -> Plan {
+        assert!(self.messages <= 1 << 31, "at most 2^31 messages");
+        let slices = u64::from(self.messages) * 10 / 61;
         Plan {
+            channel_hours: (slices / CHANNELS_TO_A_BUSY_ONE).clamp(6, MAX_CHANNEL_HOURS),
             random: Random(mix(self.seed)),
             shape: self.shape,
             left: self.messages,
@@ -109,8 +116,11 @@ impl Recipe {
 
 /// 2019-02-11T08, a Monday. Everything generated lies in the past.
 const FIRST_HOUR_S: u64 = 1_549_872_000;
-/// Slices of one channel, before the next channel begins.
-const HOURS_OF_A_CHANNEL: u64 = 150;
+/// One channel of so many is a busy one.
+const CHANNELS_TO_A_BUSY_ONE: u64 = 25;
+/// Slices of one channel, about, before the next channel begins. Small runs have
+/// shorter channels, or the first busy one would swallow them.
+const MAX_CHANNEL_HOURS: u64 = 150;
 
 /// See [`Recipe::plan`].
 #[derive(Debug, Clone)]
@@ -119,6 +129,7 @@ pub struct Plan {
     shape: Shape,
     left: u32,
     channel: u32,
+    channel_hours: u64,
     hours_left: u64,
     busy: bool,
     hour: Hour,
@@ -128,14 +139,14 @@ impl Plan {
     fn next_channel(&mut self) {
         self.channel += 1;
         // The first channel is a busy one, so that small runs have one too.
-        self.busy = self.channel % 25 == 1;
+        self.busy = u64::from(self.channel) % CHANNELS_TO_A_BUSY_ONE == 1;
         let days = match self.shape {
             Shape::Realistic => {
-                self.hours_left = HOURS_OF_A_CHANNEL / 2 + self.random.below(HOURS_OF_A_CHANNEL);
+                self.hours_left = self.channel_hours / 2 + self.random.below(self.channel_hours);
                 self.random.below(60)
             }
             Shape::Even { .. } | Shape::OneSlice => {
-                self.hours_left = HOURS_OF_A_CHANNEL;
+                self.hours_left = self.channel_hours;
                 0
             }
         };

@@ -48,6 +48,27 @@ fn realistic_slices_are_like_those_of_a_real_export() {
 }
 
 #[test]
+fn runs_of_any_size_have_six_messages_to_a_slice() {
+    for messages in [5_000, 20_000, 100_000, 500_000] {
+        let slices: u64 = (0..20)
+            .map(|seed| {
+                Recipe {
+                    seed,
+                    ..recipe(messages, Shape::Realistic)
+                }
+                .slices()
+            })
+            .sum();
+        let mean = 20.0 * f64::from(messages) / slices as f64;
+        println!("{messages}: {mean}");
+        assert!(
+            (5.3..7.0).contains(&mean),
+            "{mean} messages to a slice of {messages}"
+        );
+    }
+}
+
+#[test]
 fn a_hundred_thousand_messages_are_made_at_once_and_look_like_chat() {
     let recipe = recipe(100_000, Shape::Realistic);
     let start = Instant::now();
