@@ -1,1 +1,7 @@
-//! To be written.
+//! What `rekeyd demo` needs besides the product itself.
+//!
+//! | file | what |
+//! |---|---|
+//! | `generate` | messages to fill a store with |
+
+pub mod generate;
