@@ -116,12 +116,10 @@ impl Layers {
             }
             let at = Source::Environment(name.clone());
             let Some(key) = KEYS.iter().find(|key| key.env() == name) else {
-                let names: Vec<String> = KEYS.iter().map(Key::env).collect();
-                // Sections end in `__` here as they end in `.` in the file.
-                let dotted = |name: &str| name.replace("__", ".");
-                let dotted_names: Vec<String> = names.iter().map(|n| dotted(n)).collect();
-                let suggestion = nearest(&dotted(&name), dotted_names.iter().map(String::as_str))
-                    .map(|n| n.replace('.', "__"));
+                let dotted = name[ENV_PREFIX.len()..].replace("__", ".").to_lowercase();
+                let suggestion = nearest(&dotted, KEYS.iter().map(|key| key.name))
+                    .and_then(Key::named)
+                    .map(Key::env);
                 self.problems.push(Problem::Unknown {
                     at,
                     name,

@@ -1,1 +1,19 @@
-//! To be written.
+//! What a running process shows of itself, and what it takes care not to show.
+//!
+//! | file | what |
+//! |---|---|
+//! | `logs` | log lines on standard error, for people or as JSON |
+//! | `span` | the spans that say which job, organization, slice and worker a line is about |
+//! | `metrics` | the name of every metric, and the port Prometheus fetches them from |
+//! | `panic` | a panic message that names the place and nothing else |
+//! | `hygiene` | no core dump, no tracing by others, memory kept out of swap |
+
+pub mod hygiene;
+pub mod logs;
+pub mod metrics;
+pub mod panic;
+pub mod span;
+
+pub use hygiene::{HardeningReport, harden};
+pub use logs::{LogError, init_logs};
+pub use panic::quiet_panics;

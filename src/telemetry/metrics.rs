@@ -1,0 +1,260 @@
+//! The name of every metric, and the port Prometheus fetches them from.
+//!
+//! Labels have few values, all of them listed here: never an organization, a
+//! job, a slice or a key, of which there is no end and some of which are the
+//! customer's own. Those are in log lines and audit records.
+
+use std::net::SocketAddr;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+
+/// What a metric measures over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows; begins at 0 with the process.
+    Counter,
+    /// A value of now.
+    Gauge,
+    /// How values are spread.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it measures over time.
+    pub kind: MetricKind,
+    /// Its label, if it has one, and the label's values.
+    pub labels: &'static [(&'static str, &'static [&'static str])],
+    /// What it counts or measures, with its unit.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($const:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub const $const: &str = $name;)*
+
+        /// Every metric of rekeyd.
+        pub const METRICS: &[Metric] = &[
+            $(Metric { name: $name, kind: MetricKind::$kind, labels: $labels, help: $help },)*
+        ];
+    };
+}
+
+const OPERATIONS: &[&str] = &["GenerateDataKey", "Decrypt", "ReEncrypt", "DescribeKey"];
+const OUTCOMES: &[&str] = &["ok", "transient", "blocked", "quarantined", "fatal"];
+
+metrics! {
+    BUILD_INFO Gauge "rekeyd_build_info" &[("version", &[env!("CARGO_PKG_VERSION")])],
+        "Always 1; its label is the version that runs.";
+
+    ROWS Counter "rekeyd_rows_total"
+        &[("result", &["rewritten", "current", "changed", "expired", "empty", "blocked", "quarantined"])],
+        "Rows scanned, by what became of them.";
+    SLICES Counter "rekeyd_slices_total" &[("result", &["done", "blocked"])],
+        "Slices worked on, by how they ended.";
+    SLICES_IN_FLIGHT Gauge "rekeyd_slices_in_flight" &[], "Slices being worked on.";
+    BYTES_IN_FLIGHT Gauge "rekeyd_in_flight_bytes" &[], "Bytes of cells held in memory.";
+    CHECKPOINTS Counter "rekeyd_checkpoints_total" &[], "Checkpoints made durable.";
+
+    STORE_READ_SECONDS Histogram "rekeyd_store_read_seconds" &[],
+        "How long a read of a page of cells took, in seconds.";
+    STORE_WRITE_SECONDS Histogram "rekeyd_store_write_seconds" &[],
+        "How long a write of a batch of cells took, in seconds.";
+    STORE_ERRORS Counter "rekeyd_store_errors_total"
+        &[("class", &["transient", "invalid", "fatal"])],
+        "Errors of the store, by class.";
+
+    KMS_CALLS Counter "rekeyd_kms_calls_total"
+        &[("operation", OPERATIONS), ("outcome", OUTCOMES)],
+        "Calls to a KMS, each attempt counted.";
+    KMS_CALL_SECONDS Histogram "rekeyd_kms_call_seconds" &[("operation", OPERATIONS)],
+        "How long a call to a KMS took, in seconds.";
+    KMS_IN_FLIGHT Gauge "rekeyd_kms_calls_in_flight" &[], "Calls to a KMS under way.";
+    KMS_BUDGET Gauge "rekeyd_kms_budget_calls_per_second" &[],
+        "The rate of calls that the budget allows now; it falls when the KMS throttles.";
+    KMS_THROTTLED Counter "rekeyd_kms_throttled_total" &[],
+        "Calls that a KMS answered with throttling.";
+
+    KEY_CACHE Counter "rekeyd_key_cache_total" &[("result", &["hit", "miss", "refused"])],
+        "Look-ups of a data key in the cache; refused means a remembered refusal.";
+
+    QUEUE_MESSAGES Counter "rekeyd_queue_messages_total"
+        &[("result", &["recorded", "duplicate", "refused", "error"])],
+        "Messages received, by what became of them.";
+    JOB_TRANSITIONS Counter "rekeyd_job_transitions_total"
+        &[("to", &["queued", "preflight", "activating", "settling", "rewriting", "verifying",
+            "verified", "draining", "drained", "paused", "blocked", "failed", "cancelled",
+            "retired"])],
+        "Changes of a job's state, by the state it came to.";
+    TASKS_HELD Gauge "rekeyd_tasks_held" &[], "Tasks this process holds a lease on.";
+    TASKS_TAKEN_OVER Counter "rekeyd_tasks_taken_over_total" &[],
+        "Tasks taken over from a worker whose lease ran out.";
+    LEASES_LOST Counter "rekeyd_leases_lost_total" &[],
+        "Leases this process lost before it was done.";
+
+    AUDIT_RECORDS Counter "rekeyd_audit_records_total" &[], "Audit records written.";
+    AUDIT_SYNC_SECONDS Histogram "rekeyd_audit_sync_seconds" &[],
+        "How long a sync of the audit log took, in seconds.";
+    AUDIT_FAILURES Counter "rekeyd_audit_failures_total" &[],
+        "Failures of the audit log; after the first the process stops.";
+}
+
+/// Upper ends of the histogram buckets, seconds: from a sync on a fast disk to a
+/// KMS that is about to time out.
+const SECONDS: [f64; 15] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// The metrics cannot be offered.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics.listen {listen}: {source}")]
+pub struct MetricsError {
+    /// The address.
+    pub listen: SocketAddr,
+    /// What went wrong.
+    pub source: BuildError,
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+}
+
+/// Offers the metrics on `http://<listen>/metrics`; without an address they are
+/// not even counted. Call it within the async runtime. The port asks for no
+/// password: give it an address that only Prometheus reaches.
+///
+/// # Errors
+/// If the address cannot be listened on, or metrics were started before.
+pub fn serve(listen: Option<SocketAddr>) -> Result<(), MetricsError> {
+    let Some(listen) = listen else { return Ok(()) };
+    builder()
+        .and_then(|b| b.with_http_listener(listen).install())
+        .map_err(|source| MetricsError { listen, source })?;
+    describe();
+    Ok(())
+}
+
+/// Tells the recorder what each metric is, and begins the counters at 0, so that
+/// an alert on a rise sees the first one.
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            MetricKind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            MetricKind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+        }
+        if metric.kind == MetricKind::Counter {
+            for labels in combinations(metric.labels) {
+                metrics::counter!(metric.name, &labels).absolute(0);
+            }
+        }
+    }
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+type Labels = Vec<(&'static str, &'static str)>;
+
+fn combinations(labels: &[(&'static str, &'static [&'static str])]) -> Vec<Labels> {
+    labels
+        .iter()
+        .fold(vec![Vec::new()], |all, (label, values)| {
+            all.iter()
+                .flat_map(|so_far: &Labels| {
+                    values.iter().map(move |value| {
+                        let mut next = so_far.clone();
+                        next.push((*label, *value));
+                        next
+                    })
+                })
+                .collect()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        let mut names = BTreeSet::new();
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} stands twice");
+            assert!(name.starts_with("rekeyd_"), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == MetricKind::Counter,
+                "{name}"
+            );
+            if metric.kind == MetricKind::Histogram {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+            assert!(metric.help.ends_with('.'), "{name}");
+            assert!(
+                combinations(metric.labels).len() <= 32,
+                "{name} has too many series"
+            );
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described_and_every_counter_begins_at_zero() {
+        let recorder = builder().unwrap().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::counter!(ROWS, "result" => "rewritten").increment(7);
+            metrics::histogram!(KMS_CALL_SECONDS, "operation" => "Decrypt").record(0.02);
+        });
+        let text = handle.render();
+        for metric in METRICS.iter().filter(|m| m.kind == MetricKind::Counter) {
+            let series = text.lines().filter(|l| {
+                l.strip_prefix(metric.name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+            });
+            assert_eq!(
+                series.count(),
+                combinations(metric.labels).len(),
+                "{}",
+                metric.name
+            );
+            assert!(
+                text.contains(&format!("# HELP {} {}", metric.name, metric.help)),
+                "{text}"
+            );
+            assert!(
+                text.contains(&format!("# TYPE {} counter", metric.name)),
+                "{text}"
+            );
+        }
+        assert!(
+            text.contains("rekeyd_rows_total{result=\"rewritten\"} 7"),
+            "{text}"
+        );
+        assert!(
+            text.contains("rekeyd_rows_total{result=\"blocked\"} 0"),
+            "{text}"
+        );
+        let bucket = "rekeyd_kms_call_seconds_bucket{operation=\"Decrypt\",le=\"0.025\"} 1";
+        assert!(text.contains(bucket), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named() {
+        assert!(serve(None).is_ok());
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap();
+        let error = serve(Some(listen)).unwrap_err();
+        assert!(error.to_string().contains(&listen.to_string()), "{error}");
+    }
+}
