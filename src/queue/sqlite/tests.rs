@@ -181,3 +181,15 @@ fn what_is_no_database_is_refused() {
     let opened = SqliteQueue::open(&bench.dir.path().join("q"), 3, bench.clock.clone());
     assert!(matches!(opened, Err(QueueError::Fatal(_))));
 }
+
+#[test]
+fn many_open_a_new_file_at_once() {
+    let bench = Bench::new();
+    for round in 0..20 {
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| bench.open(&format!("new-{round}")));
+            }
+        });
+    }
+}
