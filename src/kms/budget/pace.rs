@@ -194,6 +194,19 @@ mod tests {
     }
 
     #[test]
+    fn recent_slots_are_made_up_for_and_older_ones_are_lost() {
+        let ready = |pause_us: u64| {
+            let mut pace = Pace::new(BudgetSettings::per_second(1000.0), at_us(0));
+            pace.reserve(at_us(0));
+            let now = at_us(pause_us);
+            (0..100).filter(|_| pace.reserve(now).at <= now).count()
+        };
+        assert_eq!(ready(500), 0, "the next slot is at 1 ms");
+        assert_eq!(ready(15_000), 15, "all that went unused");
+        assert_eq!(ready(5_000_000), 21, "20 ms worth, and the one that is due");
+    }
+
+    #[test]
     fn a_halving_voids_the_slots_of_the_old_rate() {
         let mut pace = Pace::new(BudgetSettings::per_second(100.0), at_us(0));
         let slots: Vec<Slot> = (0..50).map(|_| pace.reserve(at_us(0))).collect();
