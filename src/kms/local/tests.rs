@@ -477,6 +477,8 @@ fn a_ring_is_never_replaced() {
     let bench = Bench::new();
     let again = RingAdmin::create(bench.dir.path(), &bench.unlock());
     assert!(matches!(again, Err(RingError::Exists { .. })));
+    let again = RingAdmin::create_with_key_file(bench.dir.path());
+    assert!(matches!(again, Err(RingError::Exists { .. })));
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(
         RingAdmin::open(empty.path()),
