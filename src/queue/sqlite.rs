@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -15,6 +15,9 @@ use crate::clock::{SharedClock, WallTime};
 
 /// How long a transaction waits for those of other processes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time between two tries to open a file that others are making.
+const OPEN_AGAIN: Duration = Duration::from_millis(10);
 
 /// Time between two looks at an empty queue: from the first, doubling to the
 /// second.
@@ -39,6 +42,24 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A message is durable when `send` returns, also when the power fails.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.execute_batch(SCHEMA)?;
+    Ok(connection)
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseBusy | DatabaseLocked)
+    )
+}
+
 /// A queue in a SQLite file.
 ///
 /// A receipt is `<message id>/<token>`; each delivery has a new token, so an
@@ -55,20 +76,23 @@ impl SqliteQueue {
     /// that was handed out `max_receives` times (at least 1) without being
     /// settled goes to the dead letters.
     ///
+    /// Blocks, for at most about ten seconds, while other processes make the file.
+    ///
     /// # Errors
     /// [`QueueError::Fatal`] if the file cannot be opened as a queue.
     pub fn open(path: &Path, max_receives: u32, clock: SharedClock) -> Result<Self, QueueError> {
-        let fatal = |e| QueueError::Fatal(format!("{}: {e}", path.display()));
-        let connection = Connection::open(path).map_err(fatal)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(fatal)?;
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(fatal)?;
-        // A message is durable when `send` returns, also when the power fails.
-        connection
-            .pragma_update(None, "synchronous", "FULL")
-            .map_err(fatal)?;
-        connection.execute_batch(SCHEMA).map_err(fatal)?;
+        let began = Instant::now();
+        let connection = loop {
+            match connect(path) {
+                Ok(connection) => break connection,
+                // SQLite does not wait for others while it changes a new file to
+                // WAL: of several that open it at once, one may be told "locked".
+                Err(e) if is_busy(&e) && began.elapsed() < BUSY_TIMEOUT => {
+                    std::thread::sleep(OPEN_AGAIN);
+                }
+                Err(e) => return Err(QueueError::Fatal(format!("{}: {e}", path.display()))),
+            }
+        };
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
             max_receives: max_receives.max(1),
@@ -379,12 +403,9 @@ impl From<rusqlite::Error> for QueueError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
         match error.sqlite_error_code() {
+            _ if is_busy(&error) => QueueError::Transient(error.to_string()),
             Some(
-                ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-                | ErrorCode::DiskFull
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::OperationInterrupted,
+                ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::OperationInterrupted,
             ) => QueueError::Transient(error.to_string()),
             _ => QueueError::Fatal(error.to_string()),
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{Clock, FakeClock, WallTime};
 use crate::ids::{ChannelId, WorkspaceId};
 use crate::kms::conformance::{self, FaultHarness, Harness, OwnerHarness};
-use crate::kms::{KmsClass, ReasonCode, SharedKms};
+use crate::kms::{CmkState, KmsClass, ReasonCode, SharedKms};
 
 fn why() -> Use {
     Use::new(ReasonCode::Verify, "test")

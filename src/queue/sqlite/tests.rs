@@ -185,7 +185,7 @@ fn what_is_no_database_is_refused() {
 #[test]
 fn many_open_a_new_file_at_once() {
     let bench = Bench::new();
-    for round in 0..20 {
+    for round in 0..40 {
         std::thread::scope(|threads| {
             for _ in 0..8 {
                 threads.spawn(|| bench.open(&format!("new-{round}")));
