@@ -83,6 +83,7 @@ impl RingAdmin {
     pub fn create_with_key_file(dir: &Path) -> Result<Self, RingError> {
         let files = RingFiles::at(dir);
         files.create_dir()?;
+        files.check_free()?;
         seal::create_key_file(&files.key_file())?;
         Self::create(dir, &Unlock::KeyFile(files.key_file()))
     }
@@ -301,10 +302,10 @@ impl RingAdmin {
     }
 
     /// Limits the calls per second over all processes; 0 lifts the limit. A
-    /// hundredth of a second's worth of calls may come at once.
+    /// tenth of a second's worth of calls may come at once.
     pub fn set_throttle(&self, rate_per_s: f64) -> Result<(), RingError> {
         // A cast of a float saturates; `check` refuses what makes no sense.
-        let burst = ((rate_per_s / 100.0) as u32).max(1);
+        let burst = ((rate_per_s / 10.0) as u32).max(1);
         self.set_or_clear(
             THROTTLE,
             (rate_per_s != 0.0).then_some(Effect::Throttle { rate_per_s, burst }),

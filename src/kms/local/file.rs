@@ -152,12 +152,18 @@ impl RingFiles {
     /// Writes the first state; refuses to replace a ring.
     pub fn create(&self, state: &RingState) -> Result<(), RingError> {
         let _lock = self.lock()?;
+        self.check_free()?;
+        self.replace(state)
+    }
+
+    /// There is no ring here yet.
+    pub fn check_free(&self) -> Result<(), RingError> {
         if self.state.exists() {
             return Err(RingError::Exists {
                 dir: self.dir.clone(),
             });
         }
-        self.replace(state)
+        Ok(())
     }
 
     /// Changes the ring under the lock. If `change` fails, nothing is written.

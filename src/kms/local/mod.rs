@@ -8,6 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `file` | the ring's file: replaced as a whole, re-read when another process did so |
+//! | `ring` | the ring in memory, keys opened, and what it refuses |
 //! | `seal` | CMKs at rest, and the form of a wrapped data key |
 //! | `policy` | deny rules: a key policy in small |
 //! | `fault` | latency, throttling and errors that can be set |
@@ -21,12 +22,12 @@ mod fault;
 mod file;
 mod log;
 mod policy;
+mod ring;
 mod seal;
 #[cfg(test)]
 mod tests;
 mod throttle;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -38,13 +39,14 @@ pub use log::CallRecord;
 pub use policy::{DenyRule, Permission};
 pub use seal::Unlock;
 
-use self::file::{Identity, KeyEntry, RingFiles, RingState};
+use self::file::RingFiles;
 use self::log::CallLog;
 use self::policy::Attempt;
-use self::seal::{Sealer, WrapError};
+use self::ring::{Refusal, Ring, usable};
+use self::seal::Sealer;
 use self::throttle::Throttles;
 use super::codes::{Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side};
-use super::{CmkDescription, CmkState, Dek, GeneratedKey, Kms, KmsError, Use, Wrapped};
+use super::{CmkDescription, Dek, GeneratedKey, Kms, KmsError, Use, Wrapped};
 use crate::clock::{SharedClock, SystemClock};
 use crate::ids::{CmkArn, OrgId};
 use crate::scope::{EncryptionContext, Scope};
@@ -62,13 +64,6 @@ pub struct LocalKeyRing {
     log: CallLog,
     throttles: Throttles,
     clock: SharedClock,
-}
-
-/// The ring as it was last read, keys opened.
-struct Ring {
-    state: RingState,
-    sealers: HashMap<CmkArn, Sealer>,
-    identity: Identity,
 }
 
 impl LocalKeyRing {
@@ -237,132 +232,12 @@ impl LocalKeyRing {
     }
 }
 
-/// The states in which a CMK does its work, and the answers in the others.
-fn usable(cmk: &CmkArn, state: CmkState) -> Result<(), Refusal> {
-    let invalid = |what| Refusal::new("KMSInvalidStateException", format!("{cmk} is {what}."));
-    match state {
-        CmkState::Enabled => Ok(()),
-        CmkState::Disabled => Err(Refusal::new(
-            "DisabledException",
-            format!("{cmk} is disabled."),
-        )),
-        CmkState::PendingDeletion => Err(invalid("pending deletion")),
-        CmkState::PendingImport => Err(invalid("pending import")),
-        CmkState::Unavailable => Err(invalid("unavailable")),
-        CmkState::Creating => Err(invalid("creating")),
-    }
-}
-
-impl Ring {
-    fn read(files: &RingFiles, own_key: &Sealer) -> Result<Self, RingError> {
-        let (state, identity) = files.read()?;
-        let check = hex::decode(&state.check).map_err(|_| RingError::WrongUnlock)?;
-        own_key
-            .open(seal::CHECK, &check)
-            .ok_or(RingError::WrongUnlock)?;
-        let mut sealers = HashMap::new();
-        for (cmk, entry) in &state.keys {
-            let damaged = || RingError::DamagedKey { cmk: cmk.clone() };
-            let sealed = hex::decode(&entry.sealed).map_err(|_| damaged())?;
-            let material = own_key
-                .open(&seal::at_rest(cmk), &sealed)
-                .ok_or_else(damaged)?;
-            sealers.insert(cmk.clone(), Sealer::new(&material));
-        }
-        Ok(Self {
-            state,
-            sealers,
-            identity,
-        })
-    }
-
-    fn faults<'a>(
-        &'a self,
-        operation: &'a str,
-        caller: &'a str,
-    ) -> impl Iterator<Item = &'a Fault> {
-        self.state
-            .faults
-            .iter()
-            .filter(move |fault| fault.touches(operation, caller))
-    }
-
-    /// The CMK's entry. One whose deletion date has passed is gone.
-    fn key(&self, cmk: &CmkArn, now_ms: u64) -> Result<&KeyEntry, Refusal> {
-        self.state
-            .keys
-            .get(cmk)
-            .filter(|entry| entry.deletion_ms.is_none_or(|at| now_ms < at))
-            .ok_or_else(|| Refusal::new("NotFoundException", format!("Key '{cmk}' does not exist")))
-    }
-
-    fn sealer(&self, cmk: &CmkArn) -> Result<&Sealer, Refusal> {
-        self.sealers
-            .get(cmk)
-            .ok_or_else(|| Refusal::new("NotFoundException", format!("Key '{cmk}' does not exist")))
-    }
-
-    fn unwrap(
-        &self,
-        cmk: &CmkArn,
-        scope: &Scope,
-        wrapped: &[u8],
-    ) -> Result<seal::KeyBytes, Refusal> {
-        seal::unwrap(cmk, self.sealer(cmk)?, scope, wrapped).map_err(|e| match e {
-            WrapError::Invalid => Refusal::new("InvalidCiphertextException", ""),
-            WrapError::OtherCmk => Refusal::new(
-                "IncorrectKeyException",
-                "The key ID in the request does not identify a CMK that can perform this operation",
-            ),
-        })
-    }
-
-    fn wrap(&self, cmk: &CmkArn, scope: &Scope, key: &seal::KeyBytes) -> Result<Wrapped, Refusal> {
-        Ok(Wrapped {
-            cmk: cmk.clone(),
-            bytes: seal::wrap(cmk, self.sealer(cmk)?, scope, key)?,
-            key_material_id: None,
-        })
-    }
-}
-
 /// What one call asks for: the CMKs with the permission needed on each.
 struct Call<'a> {
     operation: &'static str,
     uses: &'a [(&'a CmkArn, Permission)],
     context: EncryptionContext,
     side: Option<Side>,
-}
-
-/// A call that is refused, before it is classified.
-struct Refusal {
-    code: String,
-    message: String,
-    side: Option<Side>,
-}
-
-impl Refusal {
-    fn new(code: &str, message: impl Into<String>) -> Self {
-        Self {
-            code: code.to_owned(),
-            message: message.into(),
-            side: None,
-        }
-    }
-
-    fn internal(error: &RingError) -> Self {
-        Self::new("KMSInternalException", error.to_string())
-    }
-
-    fn on(self, side: Option<Side>) -> Self {
-        Self { side, ..self }
-    }
-}
-
-impl From<RingError> for Refusal {
-    fn from(error: RingError) -> Self {
-        Self::internal(&error)
-    }
 }
 
 #[async_trait::async_trait]

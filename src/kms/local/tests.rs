@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{Clock, FakeClock, WallTime};
 use crate::ids::{ChannelId, WorkspaceId};
 use crate::kms::conformance::{self, FaultHarness, Harness, OwnerHarness};
-use crate::kms::{KmsClass, ReasonCode, SharedKms};
+use crate::kms::{CmkState, KmsClass, ReasonCode, SharedKms};
 
 fn why() -> Use {
     Use::new(ReasonCode::Verify, "test")
@@ -476,6 +476,8 @@ fn a_key_file_that_others_can_read_is_refused() {
 fn a_ring_is_never_replaced() {
     let bench = Bench::new();
     let again = RingAdmin::create(bench.dir.path(), &bench.unlock());
+    assert!(matches!(again, Err(RingError::Exists { .. })));
+    let again = RingAdmin::create_with_key_file(bench.dir.path());
     assert!(matches!(again, Err(RingError::Exists { .. })));
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(
