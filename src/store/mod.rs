@@ -63,7 +63,8 @@ pub struct Page {
 /// How much one page may hold. At least one row is returned whatever its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLimit {
-    /// Rows at most.
+    /// Rows at most, those without a live cell included where the store meets
+    /// them: a page may hold few cells or none and still have a `next`.
     pub rows: usize,
     /// Bytes of cells at most.
     pub bytes: usize,
