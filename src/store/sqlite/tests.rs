@@ -2,6 +2,8 @@
 //! neighbours, several processes, purging. What every store must do is in
 //! `store::conformance`.
 
+mod processes;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
