@@ -4,8 +4,10 @@
 //! | file | what |
 //! |---|---|
 //! | `merge` | the rule by which a store picks one of two writes, as a pure function |
+//! | `conformance` | the contract as a suite of tests, run on every backend |
 //! | `sqlite` | the embedded store: one SQLite file, any number of processes |
 
+pub mod conformance;
 pub mod merge;
 pub mod sqlite;
 
@@ -61,7 +63,8 @@ pub struct Page {
 /// How much one page may hold. At least one row is returned whatever its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLimit {
-    /// Rows at most.
+    /// Rows at most, those without a live cell included where the store meets
+    /// them: a page may hold few cells or none and still have a `next`.
     pub rows: usize,
     /// Bytes of cells at most.
     pub bytes: usize,

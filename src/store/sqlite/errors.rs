@@ -77,3 +77,36 @@ pub(super) fn stopped() -> StoreError {
 pub(super) fn again(err: &StoreError) -> StoreError {
     StoreError::new(err.class, err.message.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+    use StoreErrorClass::{Fatal, Invalid, Transient};
+
+    #[test]
+    fn each_code_has_its_class() {
+        for (code, class) in [
+            (ffi::SQLITE_BUSY, Transient),
+            (ffi::SQLITE_BUSY_SNAPSHOT, Transient),
+            (ffi::SQLITE_LOCKED, Transient),
+            (ffi::SQLITE_NOMEM, Transient),
+            (ffi::SQLITE_PROTOCOL, Transient),
+            (ffi::SQLITE_TOOBIG, Invalid),
+            (ffi::SQLITE_CONSTRAINT, Invalid),
+            (ffi::SQLITE_FULL, Fatal),
+            (ffi::SQLITE_IOERR, Fatal),
+            (ffi::SQLITE_IOERR_FSYNC, Fatal),
+            (ffi::SQLITE_CORRUPT, Fatal),
+            (ffi::SQLITE_NOTADB, Fatal),
+            (ffi::SQLITE_READONLY, Fatal),
+            (ffi::SQLITE_CANTOPEN, Fatal),
+            (ffi::SQLITE_PERM, Fatal),
+            (ffi::SQLITE_ERROR, Fatal),
+        ] {
+            let err = of(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+            assert_eq!(err.class, class, "{code}: {err}");
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! The statements that write, run by the writing thread inside its transaction.
 //!
-//! What a cell's write does is decided by SQL alone: [`PUT`] compares row values
-//! in the merge order (`store::merge`, kept to it by a test), so two processes
-//! that write one cell need no common memory.
+//! Which of two cells stays is decided by SQL: [`PUT`] compares row values in the
+//! merge order (`store::merge`, kept to it by a test). Only the partition's
+//! tombstone is looked at here, once for all rows of a call.
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
@@ -111,10 +111,13 @@ impl Request {
                 at,
             } => {
                 check_time(*at)?;
-                let part = intern(conn, partition)?;
+                let part = Part::of(conn, partition)?;
+                if !part.takes(*at) {
+                    return Ok(Outcome::Done);
+                }
                 put(conn)?
                     .execute(params![
-                        part,
+                        part.id,
                         record.as_bytes(),
                         at.0,
                         TOMBSTONE,
@@ -130,17 +133,20 @@ impl Request {
                 at,
             } => {
                 check_time(*at)?;
-                let part = intern(conn, partition)?;
+                let part = Part::of(conn, partition)?;
+                if !part.takes(*at) {
+                    return Ok(Outcome::Done);
+                }
                 run(
                     conn,
                     DELETE_ROW,
-                    params![part, record.as_bytes(), at.0, now_s],
+                    params![part.id, record.as_bytes(), at.0, now_s],
                 )?;
             }
             Request::DeletePartition { partition, at } => {
                 check_time(*at)?;
-                let part = intern(conn, partition)?;
-                run(conn, DELETE_PARTITION, params![part, at.0, now_s])?;
+                let part = Part::of(conn, partition)?;
+                run(conn, DELETE_PARTITION, params![part.id, at.0, now_s])?;
             }
             Request::Key { slice, key } => insert_key(conn, slice, key)?,
             Request::Control {
@@ -173,12 +179,13 @@ impl Request {
 }
 
 /// Puts a cell or a cell tombstone where it wins: over nothing, or over what the
-/// merge order puts below it, and only above the tombstones of its row and its
-/// partition.
+/// merge order puts below it, and only above the tombstone of its row.
+///
+/// One row of VALUES and not a SELECT: SQLite would copy each page it changes
+/// (16 KiB) to be able to undo a statement of several rows.
 const PUT: &str = "
     INSERT INTO cells (part, record, wt, kind, ldt, ttl, cell)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 FROM partitions
-     WHERE id = ?1 AND (del_wt IS NULL OR del_wt < ?3)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
     ON CONFLICT (part, record) DO UPDATE
     SET wt = excluded.wt, kind = excluded.kind, ldt = excluded.ldt, ttl = excluded.ttl,
         cell = excluded.cell
@@ -190,8 +197,7 @@ const PUT: &str = "
 /// the smallest integer, below every write.
 const DELETE_ROW: &str = "
     INSERT INTO cells (part, record, wt, kind, ldt, ttl, row_wt, row_ldt, cell)
-    SELECT ?1, ?2, -9223372036854775808, 0, 0, 0, ?3, ?4, x'' FROM partitions
-     WHERE id = ?1 AND (del_wt IS NULL OR del_wt < ?3)
+    VALUES (?1, ?2, -9223372036854775808, 0, 0, 0, ?3, ?4, x'')
     ON CONFLICT (part, record) DO UPDATE
     SET row_wt = excluded.row_wt, row_ldt = excluded.row_ldt,
         kind = iif(wt <= excluded.row_wt, 0, kind),
@@ -221,30 +227,51 @@ pub(super) fn run(conn: &Connection, sql: &str, params: impl rusqlite::Params) -
     Ok(changed as u64)
 }
 
-/// The partition's number, given to it here if it has none.
-fn intern(conn: &Connection, partition: &Partition) -> StoreResult<i64> {
-    let key = params![
-        partition.org.as_str(),
-        partition.place.as_str(),
-        hour_number(partition.hour)
-    ];
-    let found = prepare(
-        conn,
-        "SELECT id FROM partitions WHERE org = ?1 AND place = ?2 AND hour = ?3",
-    )?
-    .query_row(key, |row| row.get(0))
-    .optional()
-    .map_err(errors::of)?;
-    match found {
-        Some(id) => Ok(id),
-        None => {
-            run(
-                conn,
-                "INSERT INTO partitions (org, place, hour) VALUES (?1, ?2, ?3)",
-                key,
-            )?;
-            Ok(conn.last_insert_rowid())
+/// A partition as it stands in this transaction; nobody else changes it before
+/// the commit.
+struct Part {
+    id: i64,
+    /// Write time of its tombstone.
+    deleted: Option<i64>,
+}
+
+impl Part {
+    /// Finds the partition, or gives it its number.
+    fn of(conn: &Connection, partition: &Partition) -> StoreResult<Self> {
+        let key = params![
+            partition.org.as_str(),
+            partition.place.as_str(),
+            hour_number(partition.hour)
+        ];
+        let found = prepare(
+            conn,
+            "SELECT id, del_wt FROM partitions WHERE org = ?1 AND place = ?2 AND hour = ?3",
+        )?
+        .query_row(key, |row| {
+            Ok(Part {
+                id: row.get(0)?,
+                deleted: row.get(1)?,
+            })
+        })
+        .optional()
+        .map_err(errors::of)?;
+        if let Some(part) = found {
+            return Ok(part);
         }
+        run(
+            conn,
+            "INSERT INTO partitions (org, place, hour) VALUES (?1, ?2, ?3)",
+            key,
+        )?;
+        Ok(Part {
+            id: conn.last_insert_rowid(),
+            deleted: None,
+        })
+    }
+
+    /// Whether a write at this time is above the partition's tombstone.
+    fn takes(&self, at: WriteTime) -> bool {
+        self.deleted.is_none_or(|deleted| deleted < at.0)
     }
 }
 
@@ -292,13 +319,13 @@ fn put_cells(
         check_time(write.write_time)?;
         expiry_s(now_s, write.ttl_s)?;
     }
-    let part = intern(conn, partition)?;
+    let part = Part::of(conn, partition)?;
     let mut put = put(conn)?;
-    for write in writes {
+    for write in writes.iter().filter(|write| part.takes(write.write_time)) {
         let expiry_s = expiry_s(now_s, write.ttl_s)?;
         let kind = if write.ttl_s == 0 { LASTING } else { EXPIRING };
         put.execute(params![
-            part,
+            part.id,
             write.record.as_bytes(),
             write.write_time.0,
             kind,

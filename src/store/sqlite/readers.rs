@@ -1,12 +1,13 @@
 //! A few threads that read, each with its own connection, so that no call opens
 //! one. A job reads in one short transaction and then lets go of the log.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{errors, schema, spawn};
 use crate::store::StoreResult;
@@ -22,17 +23,33 @@ const CACHE_KIB: u32 = 8 * 1024;
 type Job = Box<dyn FnOnce(&Connection) + Send>;
 
 pub(super) struct Readers {
-    // `None` only while dropping.
-    jobs: Option<mpsc::Sender<Job>>,
+    queue: Arc<Queue>,
+    room: Arc<Semaphore>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Jobs that wait for a thread. A thread that is busy takes the next job
+/// without having slept; with small reads the wake-ups are most of the cost.
+struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<(Job, OwnedSemaphorePermit)>,
+    closed: bool,
 }
 
 impl Readers {
     pub(super) fn start(path: &Path) -> StoreResult<Self> {
-        let (jobs, queue) = mpsc::channel::<Job>(QUEUE);
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Queue {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+        };
         let mut readers = Self {
-            jobs: Some(jobs),
+            queue: Arc::new(queue),
+            room: Arc::new(Semaphore::new(QUEUE)),
             threads: Vec::new(),
         };
         for n in 0..THREADS {
@@ -41,11 +58,11 @@ impl Readers {
                 "PRAGMA query_only = ON; PRAGMA cache_size = -{CACHE_KIB};"
             ))
             .map_err(errors::of)?;
-            let queue = Arc::clone(&queue);
+            let queue = Arc::clone(&readers.queue);
             readers
                 .threads
                 .push(spawn(format!("store-read-{n}"), move || {
-                    serve(&conn, &queue)
+                    queue.serve(&conn)
                 })?);
         }
         Ok(readers)
@@ -62,29 +79,47 @@ impl Readers {
             // Whoever asked may have gone meanwhile.
             let _ = answer.send(read(conn).map_err(errors::of));
         });
-        let jobs = self.jobs.as_ref().ok_or_else(errors::stopped)?;
-        jobs.send(job).await.map_err(|_| errors::stopped())?;
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.room)
+            .acquire_owned()
+            .await
+            .map_err(|_| errors::stopped())?;
+        self.queue.lock().jobs.push_back((job, permit));
+        self.queue.arrived.notify_one();
         answered.await.map_err(|_| errors::stopped())?
     }
 }
 
-fn serve(conn: &Connection, queue: &Mutex<mpsc::Receiver<Job>>) {
-    loop {
-        // One thread waits for the next job, the others for the lock.
-        let job = queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .blocking_recv();
-        match job {
-            Some(job) => job(conn),
-            None => return,
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that could panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, conn: &Connection) {
+        let mut state = self.lock();
+        loop {
+            if let Some((job, permit)) = state.jobs.pop_front() {
+                drop(state);
+                job(conn);
+                drop(permit);
+                state = self.lock();
+            } else if state.closed {
+                return;
+            } else {
+                state = self
+                    .arrived
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 }
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.queue.lock().closed = true;
+        self.queue.arrived.notify_all();
         for thread in self.threads.drain(..) {
             // A panic of the thread has been reported where it happened.
             let _ = thread.join();

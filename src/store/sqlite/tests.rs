@@ -2,16 +2,22 @@
 //! neighbours, several processes, purging. What every store must do is in
 //! `store::conformance`.
 
+mod processes;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, FakeClock, SystemClock};
-use crate::ids::{Hour, Place};
-use crate::store::{StoreError, StoreErrorClass};
+use crate::crypto::KeyId;
+use crate::epoch::Epoch;
+use crate::ids::{ChannelId, Hour, Place};
+use crate::store::conformance::{self, StoreHarness};
+use crate::store::{SharedStore, StoreError, StoreErrorClass};
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -154,7 +160,6 @@ async fn many_may_make_one_store_at_once() {
 
 #[tokio::test]
 async fn purging_waits_a_day_and_leaves_what_still_counts() {
-    use std::time::Duration;
     let folder = folder();
     let clock = FakeClock::at(WallTime(1_800_000_000_000_000));
     let store = SqliteStore::create(folder.path().join("s"), clock.clone()).unwrap();
@@ -206,7 +211,6 @@ async fn purging_waits_a_day_and_leaves_what_still_counts() {
 
 #[tokio::test]
 async fn purging_forgets_a_partition_tombstone_with_its_rows() {
-    use std::time::Duration;
     let folder = folder();
     let clock = FakeClock::at(WallTime(1_800_000_000_000_000));
     let store = SqliteStore::create(folder.path().join("s"), clock.clone()).unwrap();
@@ -233,4 +237,85 @@ async fn purging_forgets_a_partition_tombstone_with_its_rows() {
     assert_eq!(store.purge(clock.wall()).await.unwrap(), 1, "the tombstone");
     store.write_cells(&p, &[write(1, 5, 0)]).await.unwrap();
     assert_eq!(all(&store).await.cells.len(), 2);
+}
+
+/// Two handles on one file, as two processes have them, handed out in turn.
+/// "Compacting" is purging, which must never show.
+struct Harness {
+    _folder: TempDir,
+    clock: Arc<FakeClock>,
+    stores: [Arc<SqliteStore>; 2],
+    next: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl StoreHarness for Harness {
+    async fn fresh(&self) -> SharedStore {
+        let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.stores[n % 2].clone()
+    }
+
+    fn now(&self) -> WallTime {
+        self.clock.wall()
+    }
+
+    async fn pass(&self, span: Duration) {
+        self.clock.advance(span);
+    }
+
+    fn turns_the_hands(&self) -> bool {
+        true
+    }
+
+    async fn flush_and_compact(&self) {
+        self.stores[0].purge(self.clock.wall()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_holds() {
+    let folder = folder();
+    let path = folder.path().join("store.db");
+    let clock = FakeClock::at(WallTime(1_800_000_000_000_000));
+    let open = || Arc::new(SqliteStore::open_or_create(&path, clock.clone()).unwrap());
+    let stores = [open(), open()];
+    let harness = Harness {
+        _folder: folder,
+        clock,
+        stores,
+        next: 0.into(),
+    };
+    conformance::run_all(&harness).await;
+}
+
+/// Where the store can tell, it must: this one can.
+#[tokio::test]
+async fn another_key_at_the_same_address_is_invalid_and_harms_no_other_request() {
+    let folder = folder();
+    let store = SqliteStore::create(folder.path().join("s"), SystemClock::shared()).unwrap();
+    let slice = SliceKey::messages(
+        &partition().org,
+        &ChannelId::new("c1").unwrap(),
+        partition().hour,
+    );
+    let key = |row: &[u8]| KeyRow {
+        key_id: KeyId([1; 16]),
+        wrap_epoch: Epoch::FIRST,
+        row: row.to_vec(),
+    };
+    store.insert_key(&slice, &key(b"one")).await.unwrap();
+    let cells = [write(1, 5, 0)];
+    // The three wait together, so they share a transaction.
+    let p = partition();
+    let (other, bad_ttl, good) = (key(b"two"), [write(2, 5, u32::MAX)], &cells);
+    let (a, b, c) = tokio::join!(
+        store.insert_key(&slice, &other),
+        store.write_cells(&p, &bad_ttl),
+        store.write_cells(&p, good),
+    );
+    assert_eq!(a.unwrap_err().class, StoreErrorClass::Invalid);
+    assert_eq!(b.unwrap_err().class, StoreErrorClass::Invalid);
+    c.unwrap();
+    assert_eq!(store.read_keys(&slice).await.unwrap(), [key(b"one")]);
+    assert_eq!(all(&store).await.cells.len(), 1);
 }

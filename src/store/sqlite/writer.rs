@@ -109,7 +109,7 @@ impl Thread {
                 // Whoever asked may have gone meanwhile.
                 let _ = answer.send(result);
             }
-            self.bound_log();
+            self.bound_log(LOG_LIMIT_BYTES);
         }
     }
 
@@ -173,8 +173,8 @@ impl Thread {
         }
     }
 
-    fn bound_log(&self) {
-        if std::fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_LIMIT_BYTES) {
+    fn bound_log(&self, limit_bytes: u64) {
+        if std::fs::metadata(&self.log).is_ok_and(|log| log.len() > limit_bytes) {
             // Best effort: if others are in the way, the next commit tries again.
             let _ = self
                 .conn
@@ -204,4 +204,120 @@ fn fail_all(group: Vec<Answered>, cause: &StoreError) -> Vec<Answered> {
         .into_iter()
         .map(|(answer, result)| (answer, result.and_then(|_| Err(errors::again(cause)))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{SystemClock, WriteTime};
+    use crate::ids::{Hour, OrgId, Place, RecordId};
+    use crate::store::{CellWrite, Partition};
+
+    fn thread(path: &Path) -> Thread {
+        schema::create(path).unwrap();
+        Thread {
+            conn: schema::connect(path).unwrap(),
+            clock: SystemClock::shared(),
+            turns: Turnstile::beside(path).unwrap(),
+            log: schema::beside(path, "-wal"),
+        }
+    }
+
+    fn cells(id: u8, bytes: usize) -> Request {
+        Request::Cells {
+            partition: Partition {
+                org: OrgId::new("acme").unwrap(),
+                place: Place::new("0".repeat(32)).unwrap(),
+                hour: Hour::of_unix_seconds(0).unwrap(),
+            },
+            writes: vec![CellWrite {
+                record: RecordId::new([id]).unwrap(),
+                cell: vec![id; bytes],
+                write_time: WriteTime(1),
+                ttl_s: 0,
+            }],
+        }
+    }
+
+    /// What the thread answers to requests that wait together.
+    fn answers(thread: &Thread, requests: Vec<Request>) -> Vec<StoreResult<Outcome>> {
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        for request in requests {
+            let (answer, _) = oneshot::channel();
+            assert!(jobs.try_send(Job { request, answer }).is_ok());
+        }
+        let first = queue.try_recv().unwrap();
+        thread.begin().unwrap();
+        let group = thread.execute_and_commit(first, &mut queue);
+        assert!(queue.try_recv().is_err(), "they shared one transaction");
+        group.into_iter().map(|(_, result)| result).collect()
+    }
+
+    fn rows(thread: &Thread) -> i64 {
+        thread
+            .conn
+            .query_row("SELECT count(*) FROM cells", [], |row| row.get(0))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_full_disk_is_fatal_for_all_who_shared_the_transaction_and_harms_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let thread = thread(&folder.path().join("store.db"));
+        assert!(answers(&thread, vec![cells(1, 100)])[0].is_ok());
+
+        // SQLite's own limit gives the error of a full disk.
+        thread
+            .conn
+            .execute_batch("PRAGMA max_page_count = 12")
+            .unwrap();
+        let all = answers(&thread, vec![cells(2, 100), cells(3, 1 << 20)]);
+        assert_eq!(all.len(), 2);
+        for result in all {
+            let err = result.expect_err("nothing was committed");
+            assert_eq!(err.class, StoreErrorClass::Fatal);
+            assert!(err.message.contains("free space"), "{err}");
+        }
+        assert_eq!(rows(&thread), 1);
+
+        thread
+            .conn
+            .execute_batch("PRAGMA max_page_count = 4294967294")
+            .unwrap();
+        assert!(
+            answers(&thread, vec![cells(2, 100), cells(3, 1 << 20)])
+                .iter()
+                .all(Result::is_ok)
+        );
+        assert_eq!(rows(&thread), 3);
+    }
+
+    #[test]
+    fn the_turn_is_waited_for_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let (mine, theirs) = (
+            Turnstile::beside(&path).unwrap(),
+            Turnstile::beside(&path).unwrap(),
+        );
+        let turn = mine.wait(Instant::now()).unwrap();
+        assert!(
+            theirs
+                .wait(Instant::now() + Duration::from_millis(2))
+                .is_none()
+        );
+        drop(turn);
+        assert!(theirs.wait(Instant::now()).is_some());
+    }
+
+    #[test]
+    fn a_log_that_grew_too_long_is_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let thread = thread(&folder.path().join("store.db"));
+        assert!(answers(&thread, vec![cells(1, 100)])[0].is_ok());
+        assert!(std::fs::metadata(&thread.log).unwrap().len() > 0);
+        thread.bound_log(0);
+        assert_eq!(std::fs::metadata(&thread.log).unwrap().len(), 0);
+        assert_eq!(rows(&thread), 1);
+    }
 }
