@@ -4,8 +4,10 @@
 //! | file | what |
 //! |---|---|
 //! | `merge` | the rule by which a store picks one of two writes, as a pure function |
+//! | `conformance` | the contract as a suite of tests, run on every backend |
 //! | `sqlite` | the embedded store: one SQLite file, any number of processes |
 
+pub mod conformance;
 pub mod merge;
 pub mod sqlite;
 
