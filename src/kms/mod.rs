@@ -7,10 +7,12 @@
 //! | `local` | the local key ring: a file, for trial and tests |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
 //! | `audited` | decorator: an audit record for every call |
+//! | `conformance` | one suite for every backend |
 
 pub mod audited;
 pub mod budget;
 pub mod codes;
+pub mod conformance;
 pub mod local;
 
 use std::sync::Arc;

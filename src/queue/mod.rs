@@ -4,6 +4,7 @@
 //! message asks for is recorded in the store and worked from there, so a lost
 //! message strands nothing and a doubled one changes nothing.
 
+pub mod conformance;
 pub mod sqlite;
 
 use std::sync::Arc;

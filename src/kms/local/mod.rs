@@ -1,0 +1,474 @@
+//! The local key ring: a KMS in a folder, for trial and tests. Not a vault: who
+//! can read the folder and its key file has the keys.
+//!
+//! It answers as AWS KMS does, code for code, so that everything above it can be
+//! tried without an account: key states, refusals by a policy, damaged wraps,
+//! latency, throttling. docs/kms-local.md describes it for people.
+//!
+//! | file | what |
+//! |---|---|
+//! | `file` | the ring's file: replaced as a whole, re-read when another process did so |
+//! | `seal` | CMKs at rest, and the form of a wrapped data key |
+//! | `policy` | deny rules: a key policy in small |
+//! | `fault` | latency, throttling and errors that can be set |
+//! | `throttle` | a rate limit over all processes |
+//! | `log` | the call log |
+//! | `admin` | what an administrator does: create, disable, deny, set faults |
+
+mod admin;
+mod error;
+mod fault;
+mod file;
+mod log;
+mod policy;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod throttle;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+pub use admin::{KeyListing, NewKey, RingAdmin};
+pub use error::RingError;
+pub use fault::{Effect, Fault, OPERATIONS};
+pub use log::CallRecord;
+pub use policy::{DenyRule, Permission};
+pub use seal::Unlock;
+
+use self::file::{Identity, KeyEntry, RingFiles, RingState};
+use self::log::CallLog;
+use self::policy::Attempt;
+use self::seal::{Sealer, WrapError};
+use self::throttle::Throttles;
+use super::codes::{Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side};
+use super::{CmkDescription, CmkState, Dek, GeneratedKey, Kms, KmsError, Use, Wrapped};
+use crate::clock::{SharedClock, SystemClock};
+use crate::ids::{CmkArn, OrgId};
+use crate::scope::{EncryptionContext, Scope};
+
+/// A key ring, opened by one caller. Any number of processes may use one ring;
+/// what an administrator changes holds for their next call.
+///
+/// Its answers are made in microseconds and inline; latency that is set is
+/// waited for without holding a thread.
+pub struct LocalKeyRing {
+    files: RingFiles,
+    caller: String,
+    own_key: Sealer,
+    cached: RwLock<Arc<Ring>>,
+    log: CallLog,
+    throttles: Throttles,
+    clock: SharedClock,
+}
+
+/// The ring as it was last read, keys opened.
+struct Ring {
+    state: RingState,
+    sealers: HashMap<CmkArn, Sealer>,
+    identity: Identity,
+}
+
+impl LocalKeyRing {
+    /// Opens the ring in `dir` as `caller`, the name that deny rules and the call
+    /// log see.
+    ///
+    /// # Errors
+    /// If there is no ring, it is damaged, or `unlock` does not open it.
+    pub fn open(dir: &Path, caller: &str, unlock: &Unlock) -> Result<Self, RingError> {
+        Self::open_with_clock(dir, caller, unlock, SystemClock::shared())
+    }
+
+    /// As [`LocalKeyRing::open`], with a clock to judge deletion dates and
+    /// throttling by. Latency is always real time.
+    pub fn open_with_clock(
+        dir: &Path,
+        caller: &str,
+        unlock: &Unlock,
+        clock: SharedClock,
+    ) -> Result<Self, RingError> {
+        let files = RingFiles::at(dir);
+        let (state, _) = files.read()?;
+        let own_key = Sealer::unlock(unlock, &state.protection)?;
+        let ring = Ring::read(&files, &own_key)?;
+        let log = CallLog::open(&files.log()).map_err(|e| RingError::io(&files.log(), e))?;
+        Ok(Self {
+            caller: caller.to_owned(),
+            own_key,
+            cached: RwLock::new(Arc::new(ring)),
+            log,
+            throttles: Throttles::new(files.dir()),
+            clock,
+            files,
+        })
+    }
+
+    /// Makes a ring in `dir` that is opened by the key file `dir/ring.key`, which
+    /// it also makes, and opens it as `caller`.
+    ///
+    /// # Errors
+    /// If there is a ring already, or a file cannot be written.
+    pub fn create_with_key_file(dir: &Path, caller: &str) -> Result<Self, RingError> {
+        let admin = RingAdmin::create_with_key_file(dir)?;
+        Self::open(dir, caller, &Unlock::KeyFile(admin.default_key_file()))
+    }
+
+    /// The ring as it is now: read again only if another file stands in its place.
+    fn ring(&self) -> Result<Arc<Ring>, RingError> {
+        let cached = Arc::clone(&self.cached.read().unwrap_or_else(PoisonError::into_inner));
+        if self.files.is_unchanged(&cached.identity)? {
+            return Ok(cached);
+        }
+        let fresh = Arc::new(Ring::read(&self.files, &self.own_key)?);
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
+        Ok(fresh)
+    }
+
+    /// One call, from arrival to record: throttling is judged at arrival, the
+    /// rest when the latency is over, by the rules that hold then.
+    async fn call<T>(
+        &self,
+        call: Call<'_>,
+        answer: impl FnOnce(&Ring) -> Result<T, Refusal>,
+    ) -> Result<T, KmsError> {
+        let arrived = self.clock.boot();
+        let outcome = match self.admit(&call) {
+            Err(refusal) => Err(refusal),
+            Ok(latency) => {
+                if !latency.is_zero() {
+                    tokio::time::sleep(latency).await;
+                }
+                self.answer(&call, answer)
+            }
+        };
+        let request_id = uuid::Uuid::new_v4().to_string();
+        let record = CallRecord {
+            ts: self.clock.wall().to_string(),
+            request_id: request_id.clone(),
+            operation: call.operation.to_owned(),
+            cmk: call.uses[0].0.clone(),
+            cmk_to: call.uses.get(1).map(|(cmk, _)| (*cmk).clone()),
+            context: call.context,
+            caller: self.caller.clone(),
+            result: match &outcome {
+                Ok(_) => "ok".to_owned(),
+                Err(refusal) => refusal.code.clone(),
+            },
+            latency_us: u64::try_from(self.clock.boot().since(arrived).as_micros())
+                .unwrap_or(u64::MAX),
+        };
+        // An answer that is not in the log is not given.
+        let outcome = match self.log.append(&record) {
+            Ok(()) => outcome,
+            Err(e) => Err(Refusal::internal(&RingError::io(&self.files.log(), e))),
+        };
+        outcome.map_err(|refusal| {
+            let around = Circumstance {
+                side: refusal.side.or(call.side),
+                ..Circumstance::default()
+            };
+            KmsError::new(call.operation, refusal.code, refusal.message, &around)
+                .with_request_id(request_id)
+        })
+    }
+
+    /// The latency of a call that may come in.
+    fn admit(&self, call: &Call<'_>) -> Result<Duration, Refusal> {
+        let ring = self.ring()?;
+        let mut latency_ms = 0;
+        for fault in ring.faults(call.operation, &self.caller) {
+            match &fault.effect {
+                Effect::LatencyMs(ms) => latency_ms = latency_ms.max(*ms),
+                Effect::Throttle { rate_per_s, burst } => {
+                    let admitted = self
+                        .throttles
+                        .admit(&fault.id, *rate_per_s, *burst, self.clock.boot())
+                        .map_err(|e| Refusal::from(RingError::io(self.files.dir(), e)))?;
+                    if !admitted {
+                        return Err(Refusal::new("ThrottlingException", "Rate exceeded"));
+                    }
+                }
+                Effect::Error { .. } => {}
+            }
+        }
+        Ok(Duration::from_millis(latency_ms))
+    }
+
+    /// Every check that precedes the answer, in AWS's order: the CMK is there,
+    /// the policy allows, the state allows.
+    fn answer<T>(
+        &self,
+        call: &Call<'_>,
+        answer: impl FnOnce(&Ring) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let ring = self.ring()?;
+        for fault in ring.faults(call.operation, &self.caller) {
+            if let Effect::Error { code, message } = &fault.effect {
+                return Err(Refusal::new(code, message));
+            }
+        }
+        let now_ms = self.clock.wall().unix_ms();
+        for (index, (cmk, permission)) in call.uses.iter().enumerate() {
+            let side = (call.uses.len() == 2).then_some([Side::Source, Side::Target][index]);
+            let key = ring.key(cmk, now_ms).map_err(|refusal| refusal.on(side))?;
+            let attempt = Attempt {
+                cmk,
+                permission: *permission,
+                context: &call.context,
+                caller: &self.caller,
+            };
+            if let Some(rule) = ring.state.denies.iter().find(|rule| rule.denies(&attempt)) {
+                let message = format!(
+                    "User: {} is not authorized to perform: kms:{} on resource: {cmk} \
+                     with an explicit deny in a resource-based policy (rule {})",
+                    self.caller,
+                    permission.as_str(),
+                    rule.id,
+                );
+                return Err(Refusal::new("AccessDeniedException", message).on(side));
+            }
+            if *permission != Permission::DescribeKey {
+                usable(cmk, key.state).map_err(|refusal| refusal.on(side))?;
+            }
+        }
+        answer(&ring)
+    }
+}
+
+/// The states in which a CMK does its work, and the answers in the others.
+fn usable(cmk: &CmkArn, state: CmkState) -> Result<(), Refusal> {
+    let invalid = |what| Refusal::new("KMSInvalidStateException", format!("{cmk} is {what}."));
+    match state {
+        CmkState::Enabled => Ok(()),
+        CmkState::Disabled => Err(Refusal::new(
+            "DisabledException",
+            format!("{cmk} is disabled."),
+        )),
+        CmkState::PendingDeletion => Err(invalid("pending deletion")),
+        CmkState::PendingImport => Err(invalid("pending import")),
+        CmkState::Unavailable => Err(invalid("unavailable")),
+        CmkState::Creating => Err(invalid("creating")),
+    }
+}
+
+impl Ring {
+    fn read(files: &RingFiles, own_key: &Sealer) -> Result<Self, RingError> {
+        let (state, identity) = files.read()?;
+        let check = hex::decode(&state.check).map_err(|_| RingError::WrongUnlock)?;
+        own_key
+            .open(seal::CHECK, &check)
+            .ok_or(RingError::WrongUnlock)?;
+        let mut sealers = HashMap::new();
+        for (cmk, entry) in &state.keys {
+            let damaged = || RingError::DamagedKey { cmk: cmk.clone() };
+            let sealed = hex::decode(&entry.sealed).map_err(|_| damaged())?;
+            let material = own_key
+                .open(&seal::at_rest(cmk), &sealed)
+                .ok_or_else(damaged)?;
+            sealers.insert(cmk.clone(), Sealer::new(&material));
+        }
+        Ok(Self {
+            state,
+            sealers,
+            identity,
+        })
+    }
+
+    fn faults<'a>(
+        &'a self,
+        operation: &'a str,
+        caller: &'a str,
+    ) -> impl Iterator<Item = &'a Fault> {
+        self.state
+            .faults
+            .iter()
+            .filter(move |fault| fault.touches(operation, caller))
+    }
+
+    /// The CMK's entry. One whose deletion date has passed is gone.
+    fn key(&self, cmk: &CmkArn, now_ms: u64) -> Result<&KeyEntry, Refusal> {
+        self.state
+            .keys
+            .get(cmk)
+            .filter(|entry| entry.deletion_ms.is_none_or(|at| now_ms < at))
+            .ok_or_else(|| Refusal::new("NotFoundException", format!("Key '{cmk}' does not exist")))
+    }
+
+    fn sealer(&self, cmk: &CmkArn) -> Result<&Sealer, Refusal> {
+        self.sealers
+            .get(cmk)
+            .ok_or_else(|| Refusal::new("NotFoundException", format!("Key '{cmk}' does not exist")))
+    }
+
+    fn unwrap(
+        &self,
+        cmk: &CmkArn,
+        scope: &Scope,
+        wrapped: &[u8],
+    ) -> Result<seal::KeyBytes, Refusal> {
+        seal::unwrap(cmk, self.sealer(cmk)?, scope, wrapped).map_err(|e| match e {
+            WrapError::Invalid => Refusal::new("InvalidCiphertextException", ""),
+            WrapError::OtherCmk => Refusal::new(
+                "IncorrectKeyException",
+                "The key ID in the request does not identify a CMK that can perform this operation",
+            ),
+        })
+    }
+
+    fn wrap(&self, cmk: &CmkArn, scope: &Scope, key: &seal::KeyBytes) -> Result<Wrapped, Refusal> {
+        Ok(Wrapped {
+            cmk: cmk.clone(),
+            bytes: seal::wrap(cmk, self.sealer(cmk)?, scope, key)?,
+            key_material_id: None,
+        })
+    }
+}
+
+/// What one call asks for: the CMKs with the permission needed on each.
+struct Call<'a> {
+    operation: &'static str,
+    uses: &'a [(&'a CmkArn, Permission)],
+    context: EncryptionContext,
+    side: Option<Side>,
+}
+
+/// A call that is refused, before it is classified.
+struct Refusal {
+    code: String,
+    message: String,
+    side: Option<Side>,
+}
+
+impl Refusal {
+    fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            side: None,
+        }
+    }
+
+    fn internal(error: &RingError) -> Self {
+        Self::new("KMSInternalException", error.to_string())
+    }
+
+    fn on(self, side: Option<Side>) -> Self {
+        Self { side, ..self }
+    }
+}
+
+impl From<RingError> for Refusal {
+    fn from(error: RingError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+#[async_trait::async_trait]
+impl Kms for LocalKeyRing {
+    async fn generate_data_key(
+        &self,
+        cmk: &CmkArn,
+        scope: &Scope,
+        _why: &Use,
+    ) -> Result<GeneratedKey, KmsError> {
+        let call = Call {
+            operation: GENERATE_DATA_KEY,
+            uses: &[(cmk, Permission::GenerateDataKey)],
+            context: scope.context(),
+            side: Some(Side::Target),
+        };
+        self.call(call, |ring| {
+            let key = seal::random_key()?;
+            let wrapped = ring.wrap(cmk, scope, &key)?;
+            Ok(GeneratedKey {
+                dek: Dek::new(key),
+                wrapped,
+            })
+        })
+        .await
+    }
+
+    async fn decrypt(
+        &self,
+        cmk: &CmkArn,
+        wrapped: &[u8],
+        scope: &Scope,
+        _why: &Use,
+    ) -> Result<Dek, KmsError> {
+        let call = Call {
+            operation: DECRYPT,
+            uses: &[(cmk, Permission::Decrypt)],
+            context: scope.context(),
+            side: Some(Side::Source),
+        };
+        self.call(call, |ring| Ok(Dek::new(ring.unwrap(cmk, scope, wrapped)?)))
+            .await
+    }
+
+    async fn re_encrypt(
+        &self,
+        from: &CmkArn,
+        wrapped: &[u8],
+        to: &CmkArn,
+        scope: &Scope,
+        _why: &Use,
+    ) -> Result<Wrapped, KmsError> {
+        let call = Call {
+            operation: RE_ENCRYPT,
+            uses: &[
+                (from, Permission::ReEncryptFrom),
+                (to, Permission::ReEncryptTo),
+            ],
+            context: scope.context(),
+            side: None,
+        };
+        self.call(call, |ring| {
+            let key = ring.unwrap(from, scope, wrapped)?;
+            ring.wrap(to, scope, &key)
+        })
+        .await
+    }
+
+    async fn describe(
+        &self,
+        cmk: &CmkArn,
+        _org: &OrgId,
+        _why: &Use,
+    ) -> Result<CmkDescription, KmsError> {
+        let call = Call {
+            operation: DESCRIBE_KEY,
+            uses: &[(cmk, Permission::DescribeKey)],
+            context: EncryptionContext::new(),
+            side: None,
+        };
+        let now_ms = self.clock.wall().unix_ms();
+        self.call(call, |ring| {
+            let key = ring.key(cmk, now_ms)?;
+            Ok(CmkDescription {
+                arn: cmk.clone(),
+                state: key.state,
+                symmetric: true,
+                deletion_ms: key.deletion_ms,
+                replicas: Vec::new(),
+            })
+        })
+        .await
+    }
+}
+
+/// Names of rules and faults: they also name files.
+fn check_id(id: &str) -> Result<(), RingError> {
+    let fits = (1..=40).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
+    if fits {
+        Ok(())
+    } else {
+        Err(RingError::BadName {
+            given: id.chars().take(80).collect(),
+        })
+    }
+}
