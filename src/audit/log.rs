@@ -17,7 +17,7 @@ use crate::clock::{SharedClock, WallTime};
 use crate::kms::Use;
 
 /// Records that may wait to be written. About 8 MiB at the usual size.
-const QUEUE_RECORDS: usize = 8192;
+pub const QUEUE_RECORDS: usize = 8192;
 
 /// The log cannot keep its promise; whoever relies on it stops.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -388,6 +388,12 @@ impl AuditLog {
         shared.work.notify_one();
         self.wait(|p| p.ended).await?;
         Ok(self.head())
+    }
+
+    /// Records that wait to be written.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.0.shared.lock().queue.len()
     }
 
     async fn wait(&self, done: impl Fn(&Progress) -> bool) -> Result<(), AuditError> {

@@ -27,3 +27,6 @@ pub use record::{
 };
 pub use verify::{Break, Ending, Report, StreamReport, Why, verify};
 pub use writer::Sink;
+
+#[cfg(test)]
+mod tests;

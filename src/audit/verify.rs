@@ -151,7 +151,8 @@ pub fn verify(path: &Path, known: &[Head]) -> io::Result<Report> {
     }
     let mut streams = Vec::with_capacity(files.len());
     for file in files {
-        streams.push(verify_file(&file, known)?);
+        let input = BufReader::new(File::open(&file)?);
+        streams.push(verify_stream(&file, input, known)?);
     }
     let missing = known
         .iter()
@@ -161,7 +162,12 @@ pub fn verify(path: &Path, known: &[Head]) -> io::Result<Report> {
     Ok(Report { streams, missing })
 }
 
-fn verify_file(file: &Path, known: &[Head]) -> io::Result<StreamReport> {
+/// Verifies one stream from its bytes; `file` gives it its name only.
+pub(super) fn verify_stream(
+    file: &Path,
+    mut input: impl BufRead,
+    known: &[Head],
+) -> io::Result<StreamReport> {
     let name = file
         .file_stem()
         .map(|s| s.to_string_lossy().into_owned())
@@ -192,7 +198,6 @@ fn verify_file(file: &Path, known: &[Head]) -> io::Result<StreamReport> {
         heads.insert(head.seq, head.hash);
     }
 
-    let mut input = BufReader::new(File::open(file)?);
     let mut prev = GENESIS;
     let mut offset = 0;
     let mut line = Vec::new();

@@ -160,3 +160,238 @@ impl<K: Kms> Kms for Audited<K> {
         call.end(result, |_, _| {})
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::audit::Origin;
+    use crate::clock::SystemClock;
+    use crate::crypto::KeyId;
+    use crate::ids::JobId;
+    use crate::kms::{CmkState, ReasonCode};
+
+    /// What the KMS of a test does.
+    #[derive(Clone, Copy)]
+    enum Answer {
+        Ok,
+        Deny,
+        Hang,
+    }
+
+    struct Scripted(Answer);
+
+    impl Scripted {
+        async fn answer(&self, operation: &'static str) -> Result<(), KmsError> {
+            match self.0 {
+                Answer::Ok => Ok(()),
+                Answer::Deny => Err(KmsError {
+                    operation,
+                    code: "AccessDeniedException".into(),
+                    message: "no".into(),
+                    class: KmsClass::Denied,
+                    request_id: Some("req-1".into()),
+                }),
+                Answer::Hang => std::future::pending().await,
+            }
+        }
+
+        fn wrap(cmk: &CmkArn) -> Wrapped {
+            Wrapped {
+                cmk: cmk.clone(),
+                bytes: vec![0xEE; 9],
+                key_material_id: Some("m1".into()),
+            }
+        }
+    }
+
+    const DEK: [u8; 32] = [0xDD; 32];
+
+    #[async_trait::async_trait]
+    impl Kms for Scripted {
+        async fn generate_data_key(
+            &self,
+            cmk: &CmkArn,
+            _: &Scope,
+            _: &Use,
+        ) -> Result<GeneratedKey, KmsError> {
+            self.answer("GenerateDataKey").await?;
+            let dek = Dek::new(Zeroizing::new(DEK));
+            Ok(GeneratedKey {
+                dek,
+                wrapped: Self::wrap(cmk),
+            })
+        }
+
+        async fn decrypt(&self, _: &CmkArn, _: &[u8], _: &Scope, _: &Use) -> Result<Dek, KmsError> {
+            self.answer("Decrypt").await?;
+            Ok(Dek::new(Zeroizing::new(DEK)))
+        }
+
+        async fn re_encrypt(
+            &self,
+            _: &CmkArn,
+            _: &[u8],
+            to: &CmkArn,
+            _: &Scope,
+            _: &Use,
+        ) -> Result<Wrapped, KmsError> {
+            self.answer("ReEncrypt").await?;
+            Ok(Self::wrap(to))
+        }
+
+        async fn describe(
+            &self,
+            cmk: &CmkArn,
+            _: &OrgId,
+            _: &Use,
+        ) -> Result<CmkDescription, KmsError> {
+            self.answer("DescribeKey").await?;
+            Ok(CmkDescription {
+                arn: cmk.clone(),
+                state: CmkState::Enabled,
+                symmetric: true,
+                deletion_ms: None,
+                replicas: Vec::new(),
+            })
+        }
+    }
+
+    fn arn(n: u8) -> CmkArn {
+        CmkArn::new(format!("arn:aws:kms:eu-west-1:111122223333:key/k{n}")).unwrap()
+    }
+
+    fn scope() -> Scope {
+        Scope::Search {
+            org: OrgId::new("acme").unwrap(),
+        }
+    }
+
+    fn why() -> Use {
+        let mut why = Use::new(ReasonCode::Rekey, "yearly rotation");
+        why.job = Some(JobId::random());
+        why.task = Some(("4".into(), 2));
+        why.key_id = Some(KeyId([7; 16]));
+        why
+    }
+
+    fn open(dir: &Path) -> AuditLog {
+        let origin = Origin::here("test", "caller-1", None);
+        AuditLog::open(dir, origin, SystemClock::shared()).unwrap()
+    }
+
+    fn audited(answer: Answer, log: &AuditLog) -> Audited<Scripted> {
+        Audited::new(Scripted(answer), log.clone(), Some("444455556666".into()))
+    }
+
+    fn records(log: &AuditLog) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        let all = text.lines().map(|l| serde_json::from_str(l).unwrap());
+        all.filter(|l: &serde_json::Value| l["type"] == "kms")
+            .collect()
+    }
+
+    async fn call_all(kms: &dyn Kms) {
+        let (scope, why) = (scope(), why());
+        let _ = kms.generate_data_key(&arn(1), &scope, &why).await;
+        let _ = kms.decrypt(&arn(1), &[0xEE; 9], &scope, &why).await;
+        let _ = kms
+            .re_encrypt(&arn(1), &[0xEE; 9], &arn(2), &scope, &why)
+            .await;
+        let _ = kms.describe(&arn(1), scope.org(), &why).await;
+    }
+
+    #[tokio::test]
+    async fn every_call_has_its_record_whatever_comes_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        call_all(&audited(Answer::Ok, &log)).await;
+        call_all(&audited(Answer::Deny, &log)).await;
+        log.durable().await.unwrap();
+
+        let got = records(&log);
+        let actions = ["GenerateDataKey", "Decrypt", "ReEncrypt", "DescribeKey"];
+        assert_eq!(got.len(), 8);
+        for (n, record) in got.iter().enumerate() {
+            let denied = n >= 4;
+            assert_eq!(record["action"], actions[n % 4]);
+            assert_eq!(record["phase"], "result");
+            assert_eq!(record["outcome"], if denied { "blocked" } else { "ok" });
+            assert_eq!(record.get("code").is_some(), denied);
+            assert_eq!(record.get("kms_request_id").is_some(), denied);
+            assert!(record["latency_ms"].is_u64());
+            assert_eq!(record["org"], "acme");
+            assert_eq!(record["cmk"], arn(1).as_str());
+            assert_eq!(record["region"], "eu-west-1");
+            assert_eq!(record["caller_account"], "444455556666");
+            assert_eq!(record["principal"], "caller-1");
+            assert_eq!(record["reason_code"], "rekey");
+            assert_eq!(record["key_id"], "07".repeat(16));
+            assert_eq!(record["token"], 2);
+            assert_eq!(record.get("cmk_to").is_some(), n % 4 == 2);
+            let context = serde_json::json!(scope().context());
+            assert_eq!(record.get("context"), (n % 4 != 3).then_some(&context));
+            assert_eq!(record.get("key_material_id").is_some(), matches!(n, 0 | 2));
+        }
+    }
+
+    #[tokio::test]
+    async fn neither_a_key_nor_a_wrapped_key_is_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        call_all(&audited(Answer::Ok, &log)).await;
+        log.close().await.unwrap();
+        let text = std::fs::read_to_string(log.path()).unwrap().to_lowercase();
+        for marker in ["dddddd", "eeeeee", "221,221", "238,238", "3d3d", "7u7u"] {
+            assert!(!text.contains(marker), "{marker}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        let kms = audited(Answer::Hang, &log);
+        let (arn, scope, why) = (arn(1), scope(), why());
+        let mut call = kms.decrypt(&arn, &[], &scope, &why);
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        drop(call);
+        log.durable().await.unwrap();
+        let got = records(&log);
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0]["outcome"], "transient");
+        assert_eq!(got[0]["code"], "Cancelled");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_not_done() {
+        struct Full;
+        impl crate::audit::Sink for Full {
+            fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
+                if lines.windows(7).any(|w| w == b"\"start\"") {
+                    return Ok(());
+                }
+                Err(std::io::Error::other("no space left"))
+            }
+            fn sync(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let origin = Origin::here("test", "caller-1", None);
+        let log = AuditLog::with_sink(Box::new(Full), origin, SystemClock::shared()).unwrap();
+        log.record(Record::new(RecordType::Verify, "scan"));
+        assert!(log.durable().await.is_err());
+        // `Hang` would never answer: the call must not reach it.
+        let kms = audited(Answer::Hang, &log);
+        let error = kms
+            .decrypt(&arn(1), &[], &scope(), &why())
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(error.class, KmsClass::FatalWorker);
+        assert_eq!(error.code, "AuditLogUnavailable");
+    }
+}
