@@ -78,7 +78,11 @@ impl From<KmsClass> for Outcome {
         match class {
             KmsClass::Transient { .. } => Outcome::Transient,
             // A code nobody knows is parked like a refusal, never dropped.
-            KmsClass::Denied | KmsClass::CmkUnusable | KmsClass::Unknown => Outcome::Blocked,
+            KmsClass::Denied
+            | KmsClass::CmkUnusable
+            | KmsClass::Unavailable
+            | KmsClass::RoleDenied
+            | KmsClass::Unknown => Outcome::Blocked,
             KmsClass::QuarantinedKey => Outcome::Quarantined,
             KmsClass::FatalJob | KmsClass::FatalWorker => Outcome::Fatal,
         }
