@@ -133,11 +133,11 @@ impl ErrorKind {
     pub(crate) fn of_kms(error: &KmsError, cmk: &CmkArn) -> Self {
         let (cmk, kms_code) = (cmk.clone(), error.code.clone());
         match error.class {
-            KmsClass::Transient { .. } => ErrorKind::Unavailable {
+            KmsClass::Transient { .. } | KmsClass::Unavailable => ErrorKind::Unavailable {
                 what: "KMS",
                 detail: kms_code,
             },
-            KmsClass::Denied => ErrorKind::Revoked { cmk, kms_code },
+            KmsClass::Denied | KmsClass::RoleDenied => ErrorKind::Revoked { cmk, kms_code },
             KmsClass::CmkUnusable => ErrorKind::CmkUnusable { cmk, kms_code },
             KmsClass::QuarantinedKey => ErrorKind::KeyDamaged { kms_code },
             KmsClass::Unknown => ErrorKind::KmsUnknown { cmk, kms_code },

@@ -456,12 +456,15 @@ impl Inner {
         let kind = ErrorKind::of_kms(&error, cmk);
         let about = match (error.class, key_id) {
             (KmsClass::Denied | KmsClass::Unknown, _) => Refused::Scope(scope.clone()),
-            (KmsClass::CmkUnusable, _) => Refused::Cmk(cmk.clone()),
+            (KmsClass::CmkUnusable | KmsClass::RoleDenied, _) => Refused::Cmk(cmk.clone()),
             (KmsClass::QuarantinedKey, Some(id)) => Refused::Key(slice.clone(), id),
             // Never remembered: the next call may succeed, or must say the same.
             (KmsClass::QuarantinedKey, None)
             | (
-                KmsClass::Transient { .. } | KmsClass::FatalJob | KmsClass::FatalWorker,
+                KmsClass::Transient { .. }
+                | KmsClass::Unavailable
+                | KmsClass::FatalJob
+                | KmsClass::FatalWorker,
                 _,
             ) => return kind,
         };
