@@ -61,15 +61,32 @@ impl SliceKeys {
         self.bad.iter().map(|b| (b.key_id, b.wrap_epoch, &b.why))
     }
 
-    /// [`choose_sealing_key`], without the keys that have a bad row: what that
-    /// row says of the key's age is not known.
-    pub fn sealing_key(&self, desired: &Desired, scope: &Scope) -> Option<&KeyRowBody> {
+    /// The rows of keys that have no bad row. Only these may seal: what a bad
+    /// row says of its key's age is not known.
+    pub fn sound_rows(&self) -> impl Iterator<Item = &KeyRowBody> {
         let spoiled = |id: KeyId| self.bad.iter().any(|b| b.key_id == id);
-        choose(
-            self.rows.iter().filter(|row| !spoiled(row.key_id())),
-            desired,
-            scope,
-        )
+        self.rows.iter().filter(move |row| !spoiled(row.key_id()))
+    }
+
+    /// [`choose_sealing_key`] of the [sound rows](Self::sound_rows).
+    pub fn sealing_key(&self, desired: &Desired, scope: &Scope) -> Option<&KeyRowBody> {
+        choose(self.sound_rows(), desired, scope)
+    }
+
+    /// The lowest wrap epoch of a key: the generation it was made for. `None` if
+    /// the slice has no such key or one of its rows is bad.
+    pub fn generation(&self, key_id: KeyId) -> Option<Epoch> {
+        self.sound_rows()
+            .filter(|row| row.key_id() == key_id)
+            .map(|row| row.wrap_epoch)
+            .min()
+    }
+
+    /// Whether a row is the highest wrap of its key, allowed or not.
+    pub fn is_highest_wrap(&self, row: &KeyRowBody) -> bool {
+        self.rows
+            .iter()
+            .all(|other| other.key_id() != row.key_id() || other.wrap_epoch <= row.wrap_epoch)
     }
 
     /// [`choose_wrap_to_open`]. If the key's highest wrap is a bad row, that is

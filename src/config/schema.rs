@@ -9,14 +9,15 @@ use tracing_subscriber::EnvFilter;
 pub const ENV_PREFIX: &str = "REKEYD_";
 
 /// Variables with the prefix that are not settings.
-pub const OTHER_VARIABLES: [&str; 3] = [
+pub const OTHER_VARIABLES: [&str; 4] = [
     // The configuration file.
     "REKEYD_CONFIG",
     // The passphrase of the local key ring: a secret, so never a setting that
     // `config check` could print.
     "REKEYD_RING_PASSPHRASE",
-    // Where a test kills the process.
-    "REKEYD_KILLPOINT",
+    // Where a test kills the process, and the file it counts work in.
+    "REKEYD_KILL_AT",
+    "REKEYD_WITNESS",
 ];
 
 /// One setting.

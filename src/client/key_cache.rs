@@ -1,0 +1,279 @@
+//! The plaintext keys that are held, and the refusals that are remembered. Time
+//! is an argument; nothing here calls a store or a KMS.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::error::ErrorKind;
+use crate::clock::BootTime;
+use crate::crypto::{CellKey, KeyId, NonceSource};
+use crate::epoch::Epoch;
+use crate::ids::CmkArn;
+use crate::registry::Desired;
+use crate::scope::Scope;
+use crate::store::SliceKey;
+
+/// How long a plaintext key lives from the start of the KMS call that gave it.
+/// A revocation is complete within this time.
+pub(super) const KEY_LIFE: Duration = Duration::from_secs(300);
+/// How long a refusal of one scope or one key is believed.
+const SCOPE_REFUSAL: Duration = Duration::from_secs(60);
+/// How long a refusal of a whole CMK is believed.
+const CMK_REFUSAL: Duration = Duration::from_secs(30);
+/// Keys whose number of seals is remembered after they were dropped.
+const COUNTS: usize = 1 << 16;
+
+/// A key in clear, and where it came from.
+pub(super) struct Held {
+    pub(super) key: Arc<CellKey>,
+    pub(super) nonces: Arc<Mutex<NonceSource>>,
+    /// The wrap that was opened.
+    pub(super) wrap_epoch: Epoch,
+    pub(super) cmk: CmkArn,
+    /// The lowest wrap of the key: its generation. `None` if it must not seal.
+    pub(super) lowest_wrap: Option<Epoch>,
+    /// The start of the KMS call.
+    pub(super) since: BootTime,
+}
+
+impl Held {
+    pub(super) fn is_live(&self, now: BootTime) -> bool {
+        now.since(self.since) < KEY_LIFE
+    }
+
+    /// The same rule as `keys::choose_sealing_key`, on what is kept of the rows.
+    /// Rows are only added, with higher epochs, so it stays true while held.
+    fn seals_for(&self, desired: &Desired, scope: &Scope) -> bool {
+        self.lowest_wrap.is_some_and(|e| e >= desired.cell_epoch)
+            && self.wrap_epoch >= desired.wrap_epoch
+            && self.cmk == desired.cmk
+            && self.key.scope() == scope
+            && self.key.seals_reserved() < CellKey::MAX_SEALS
+    }
+}
+
+/// What a refusal is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Refused {
+    Scope(Scope),
+    Cmk(CmkArn),
+    Key(SliceKey, KeyId),
+}
+
+impl Refused {
+    fn life(&self) -> Duration {
+        match self {
+            Refused::Scope(_) | Refused::Key(..) => SCOPE_REFUSAL,
+            Refused::Cmk(_) => CMK_REFUSAL,
+        }
+    }
+}
+
+struct Refusal {
+    kind: ErrorKind,
+    /// The start of the call that was refused.
+    since: BootTime,
+}
+
+pub(super) struct KeyCache {
+    capacity: usize,
+    slices: HashMap<SliceKey, BTreeMap<KeyId, Arc<Held>>>,
+    /// In the order of insertion, for the limit and for the sweep. May name keys
+    /// that were dropped or replaced since; `since` tells.
+    order: VecDeque<(BootTime, SliceKey, KeyId)>,
+    held: usize,
+    refusals: HashMap<Refused, Refusal>,
+    seal_counts: HashMap<KeyId, u32>,
+}
+
+impl KeyCache {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            slices: HashMap::new(),
+            order: VecDeque::new(),
+            held: 0,
+            refusals: HashMap::new(),
+            seal_counts: HashMap::new(),
+        }
+    }
+
+    pub(super) fn to_open(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        now: BootTime,
+    ) -> Option<Arc<Held>> {
+        let held = self.slices.get(slice)?.get(&key_id)?;
+        held.is_live(now).then(|| held.clone())
+    }
+
+    pub(super) fn to_seal(
+        &self,
+        slice: &SliceKey,
+        desired: &Desired,
+        scope: &Scope,
+        now: BootTime,
+    ) -> Option<Arc<Held>> {
+        self.slices
+            .get(slice)?
+            .values()
+            .find(|held| held.is_live(now) && held.seals_for(desired, scope))
+            .cloned()
+    }
+
+    /// Keeps a key. Refused if a call that was started no earlier has meanwhile
+    /// been denied: that answer is the newer one.
+    pub(super) fn hold(
+        &mut self,
+        slice: &SliceKey,
+        held: Held,
+        now: BootTime,
+    ) -> Result<Arc<Held>, ErrorKind> {
+        self.sweep(now);
+        for about in [
+            Refused::Scope(held.key.scope().clone()),
+            Refused::Cmk(held.cmk.clone()),
+        ] {
+            match self.refusals.get(&about) {
+                Some(refusal) if refusal.since >= held.since => return Err(refusal.kind.clone()),
+                Some(_) => drop(self.refusals.remove(&about)),
+                None => {}
+            }
+        }
+        let key_id = held.key.key_id();
+        // Seals made under this key before it was dropped count on. The limit
+        // itself is checked where a seal is reserved.
+        if let Some(count) = self.seal_counts.remove(&key_id) {
+            let _ = held.key.reserve_seals(count);
+        }
+        while self.held >= self.capacity {
+            match self.order.pop_front() {
+                Some((since, slice, key_id)) => drop(self.remove(&slice, key_id, Some(since))),
+                None => break,
+            }
+        }
+        self.remove(slice, key_id, None);
+        self.order.push_back((held.since, slice.clone(), key_id));
+        let held = Arc::new(held);
+        self.slices
+            .entry(slice.clone())
+            .or_default()
+            .insert(key_id, held.clone());
+        self.held += 1;
+        Ok(held)
+    }
+
+    /// Remembers a refusal and drops what it takes away. Returns the keys
+    /// dropped.
+    pub(super) fn refuse(
+        &mut self,
+        about: Refused,
+        kind: ErrorKind,
+        since: BootTime,
+        now: BootTime,
+    ) -> Vec<(SliceKey, Arc<Held>)> {
+        self.refusals
+            .retain(|about, refusal| now.since(refusal.since) < about.life());
+        let takes_away = |slice: &SliceKey, held: &Held| match (&about, &kind) {
+            // A code nobody knows is no revocation: what is held stays its time.
+            (_, ErrorKind::KmsUnknown { .. }) => false,
+            (Refused::Scope(scope), _) => held.key.scope() == scope,
+            (Refused::Cmk(cmk), _) => held.cmk == *cmk,
+            (Refused::Key(of, id), _) => of == slice && held.key.key_id() == *id,
+        };
+        let gone: Vec<(SliceKey, KeyId)> = self
+            .slices
+            .iter()
+            .flat_map(|(slice, keys)| keys.iter().map(move |(id, held)| (slice, *id, held)))
+            .filter(|(slice, _, held)| takes_away(slice, held))
+            .map(|(slice, id, _)| (slice.clone(), id))
+            .collect();
+        let gone = gone
+            .into_iter()
+            .filter_map(|(slice, id)| self.remove(&slice, id, None).map(|held| (slice, held)))
+            .collect();
+        if self.refusals.len() >= self.capacity
+            && let Some(any) = self.refusals.keys().next().cloned()
+        {
+            // Forgetting a refusal costs one call to the KMS, which refuses again.
+            self.refusals.remove(&any);
+        }
+        self.refusals.insert(about, Refusal { kind, since });
+        gone
+    }
+
+    /// What was refused less than its time ago.
+    pub(super) fn refused(&self, about: &Refused, now: BootTime) -> Option<ErrorKind> {
+        let refusal = self.refusals.get(about)?;
+        (now.since(refusal.since) < about.life()).then(|| refusal.kind.clone())
+    }
+
+    /// Whether a key has sealed all it may in this process, held or not.
+    pub(super) fn is_spent(&self, slice: &SliceKey, key_id: KeyId) -> bool {
+        let held = self.slices.get(slice).and_then(|keys| keys.get(&key_id));
+        let count = match held {
+            Some(held) => held.key.seals_reserved(),
+            None => self.seal_counts.get(&key_id).copied().unwrap_or(0),
+        };
+        count >= CellKey::MAX_SEALS
+    }
+
+    /// Drops the keys whose time is over, and with them their bytes.
+    pub(super) fn sweep(&mut self, now: BootTime) {
+        while let Some((since, _, _)) = self.order.front() {
+            if now.since(*since) < KEY_LIFE {
+                break;
+            }
+            if let Some((since, slice, key_id)) = self.order.pop_front() {
+                self.remove(&slice, key_id, Some(since));
+            }
+        }
+    }
+
+    /// How long until the next key's time is over; `None` if none is held.
+    pub(super) fn next_sweep(&self, now: BootTime) -> Option<Duration> {
+        let (since, _, _) = self.order.front()?;
+        Some(since.plus(KEY_LIFE).since(now))
+    }
+
+    fn remove(
+        &mut self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        since: Option<BootTime>,
+    ) -> Option<Arc<Held>> {
+        let keys = self.slices.get_mut(slice)?;
+        if since.is_some_and(|since| keys.get(&key_id).is_none_or(|held| held.since != since)) {
+            return None;
+        }
+        let held = keys.remove(&key_id)?;
+        if keys.is_empty() {
+            self.slices.remove(slice);
+        }
+        self.held -= 1;
+        self.keep_count(key_id, held.key.seals_reserved());
+        Some(held)
+    }
+
+    fn keep_count(&mut self, key_id: KeyId, count: u32) {
+        if count == 0 {
+            return;
+        }
+        if self.seal_counts.len() >= COUNTS {
+            // The half with the fewest seals is forgotten: those are the farthest
+            // from the limit.
+            let mut counts: Vec<u32> = self.seal_counts.values().copied().collect();
+            counts.sort_unstable();
+            let median = counts[counts.len() / 2];
+            let mut excess = counts.len() / 2;
+            self.seal_counts.retain(|_, n| {
+                let forget = *n <= median && excess > 0;
+                excess -= usize::from(forget);
+                !forget
+            });
+        }
+        self.seal_counts.insert(key_id, count);
+    }
+}
