@@ -2,6 +2,7 @@
 //! another. ARCHITECTURE.md is the map of this crate.
 
 pub mod audit;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -21,4 +22,5 @@ pub mod retry;
 pub mod scope;
 pub mod store;
 pub mod telemetry;
+pub mod wiring;
 pub mod worker;

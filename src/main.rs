@@ -1,1 +1,5 @@
-fn main() {}
+//! The `rekeyd` command.
+
+fn main() -> std::process::ExitCode {
+    rekeyd::cli::main()
+}
