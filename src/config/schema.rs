@@ -15,8 +15,8 @@ pub const OTHER_VARIABLES: [&str; 5] = [
     // The passphrase of the local key ring: a secret, so never a setting that
     // `config check` could print.
     "REKEYD_RING_PASSPHRASE",
-    // For recovery tests: where the process kills itself, and where it notes
-    // what it came past.
+    // For recovery tests: where the process kills itself, and the file it notes
+    // in what it sealed.
     "REKEYD_KILL_AT",
     "REKEYD_WITNESS",
     // The seed of the tests, which the processes they start inherit.
