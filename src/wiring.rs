@@ -237,7 +237,7 @@ pub async fn worker(config: &Config, clock: &SharedClock) -> Result<WorkerParts,
         queue,
         name: WorkerName {
             worker: name,
-            stream: audit.stream().to_owned(),
+            audit: audit.clone(),
         },
         pace: Pace {
             tasks: w.tasks_in_flight,

@@ -155,14 +155,16 @@ impl Shared {
     }
 
     pub fn failed(&self, error: &io::Error) {
+        // Published before a record is refused for it, so that whoever sees the
+        // refusal also finds the reason.
+        self.progress.send_modify(|p| {
+            p.failed.get_or_insert_with(|| error.to_string().into());
+        });
         let mut state = self.lock();
         state.failed = true;
         state.queue = Vec::new();
         drop(state);
         self.room.notify_all();
-        self.progress.send_modify(|p| {
-            p.failed.get_or_insert_with(|| error.to_string().into());
-        });
     }
 }
 

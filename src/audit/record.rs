@@ -7,8 +7,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::chain::Head;
 use crate::clock::WallTime;
 use crate::crypto::KeyId;
 use crate::epoch::Epoch;
@@ -73,6 +74,19 @@ pub enum Outcome {
     Fatal,
 }
 
+impl Outcome {
+    /// The word in the log, and in the label of a metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Transient => "transient",
+            Outcome::Blocked => "blocked",
+            Outcome::Quarantined => "quarantined",
+            Outcome::Fatal => "fatal",
+        }
+    }
+}
+
 impl From<KmsClass> for Outcome {
     fn from(class: KmsClass) -> Self {
         match class {
@@ -113,35 +127,38 @@ pub struct Counts {
 
 /// A chain that took part in a job, as the record of the job's end names it: if
 /// its file is missing or cut, the two do not agree.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamRef {
     /// The stream's id.
     pub stream: String,
     /// The number of the newest record known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seq: Option<u64>,
+    pub seq: u64,
     /// The hash of that record's line, hexadecimal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub head: Option<String>,
+    pub head: String,
 }
 
-impl StreamRef {
-    /// A stream of which only the name is known.
-    pub fn named(stream: &str) -> Self {
-        Self {
-            stream: stream.to_owned(),
-            seq: None,
-            head: None,
-        }
-    }
-
-    /// A stream and its newest durable record.
-    pub fn at(head: &super::Head) -> Self {
+impl From<&Head> for StreamRef {
+    fn from(head: &Head) -> Self {
         Self {
             stream: head.stream.clone(),
-            seq: Some(head.seq),
-            head: Some(hex::encode(head.hash)),
+            seq: head.seq,
+            head: hex::encode(head.hash),
         }
+    }
+}
+
+impl TryFrom<StreamRef> for Head {
+    type Error = String;
+
+    fn try_from(named: StreamRef) -> Result<Self, String> {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(&named.head, &mut hash)
+            .map_err(|_| "a stream's head is not 64 hexadecimal digits".to_owned())?;
+        Ok(Self {
+            stream: named.stream,
+            seq: named.seq,
+            hash,
+        })
     }
 }
 

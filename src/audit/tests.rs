@@ -131,7 +131,7 @@ async fn closed_log() -> (PathBuf, Vec<u8>, Head) {
 }
 
 fn check(name: &Path, bytes: &[u8], known: &[Head]) -> StreamReport {
-    verify_stream(name, BufReader::new(bytes), known).unwrap()
+    verify_stream(name, BufReader::new(bytes), known, &mut Vec::new()).unwrap()
 }
 
 #[tokio::test]
@@ -143,14 +143,9 @@ async fn a_line_has_every_field_under_its_name_and_no_absent_one() {
         channel: crate::ids::ChannelId::new("c1").unwrap(),
         hour: "2019-02-13T17".parse().unwrap(),
     };
-    let mut use_of = why();
-    use_of.requested_by = Some("ops".into());
-    use_of.task = Some(("3".into(), 7));
-    use_of.end_user = Some("u-9".into());
-    let mut full = Record::new(RecordType::Kms, "ReEncrypt")
-        .because(&use_of)
-        .under(&scope);
+    let mut full = Record::new(RecordType::Kms, "ReEncrypt").because(&why());
     full.on_all_fields();
+    let full = full.under(&scope);
     log.record(full);
     log.record(Record::new(RecordType::Verify, "scan"));
     log.durable().await.unwrap();
@@ -207,7 +202,14 @@ impl Record {
         self.count = Some(3);
         self.first_ts = Some(start());
         self.last_ts = Some(start());
+        self.org = Some(org());
+        self.context = Some(Scope::Search { org: org() }.context());
+        self.kind = Some(slice().kind);
         self.slice = Some(slice().to_string());
+        self.requested_by = Some("ops".into());
+        self.end_user = Some("u-9".into());
+        self.task = Some("3".into());
+        self.token = Some(7);
         self.key_id = Some(KeyId([7; 16]));
         self.cell_epoch = Some(Epoch::FIRST);
         self.wrap_epoch = Some(Epoch::FIRST);
@@ -228,9 +230,22 @@ impl Record {
         self.counts = Some(Counts::default());
         self.streams = vec![StreamRef {
             stream: "s".into(),
-            seq: Some(1),
-            head: Some("h".into()),
+            seq: 1,
+            head: "h".into(),
         }];
+    }
+}
+
+#[test]
+fn an_outcome_has_one_word_everywhere() {
+    for outcome in [
+        Outcome::Ok,
+        Outcome::Transient,
+        Outcome::Blocked,
+        Outcome::Quarantined,
+        Outcome::Fatal,
+    ] {
+        assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
     }
 }
 
@@ -263,6 +278,28 @@ async fn the_file_is_its_owners_alone_and_named_after_its_stream() {
     );
     // A process that is killed right after its start has left its start record.
     assert_eq!(verify(&dir, &[]).unwrap().streams[0].records, 1);
+}
+
+/// docs/audit.md is what a customer reads: it explains every field that is
+/// written, and says of the internal ones that they are.
+#[tokio::test]
+async fn the_documentation_explains_every_field() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (log, memory) = on_memory(FakeClock::at(start()));
+    let mut full = Record::new(RecordType::Kms, "Decrypt").because(&why());
+    full.on_all_fields();
+    log.record(full);
+    log.durable().await.unwrap();
+    let row = |field: &str| {
+        text.lines()
+            .find(|l| l.starts_with(&format!("| `{field}` |")))
+    };
+    for field in lines(&memory.synced_text())[1].as_object().unwrap().keys() {
+        let row = row(field).unwrap_or_else(|| panic!("docs/audit.md does not explain `{field}`"));
+        let internal = INTERNAL_FIELDS.contains(&field.as_str());
+        assert_eq!(row.contains("internal"), internal, "{field}");
+    }
 }
 
 #[tokio::test]
@@ -411,6 +448,31 @@ async fn a_stream_whose_file_is_gone_is_named() {
     assert_eq!(report.missing, [gone]);
     assert!(!report.is_intact());
     assert!(verify(dir.path(), &[]).unwrap().is_intact());
+}
+
+#[tokio::test]
+async fn a_jobs_last_record_names_heads_that_a_later_check_can_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = FakeClock::at(start());
+    let (one, two) = {
+        let open = || AuditLog::open(dir.path(), origin(), clock.clone()).unwrap();
+        (open(), open())
+    };
+    one.record(Record::new(RecordType::Verify, "scan"));
+    let known = one.close().await.unwrap();
+    let mut end = Record::transition(&org(), Some("draining"), "drained", &why());
+    end.streams = vec![StreamRef::from(&known)];
+    two.record(end);
+    two.close().await.unwrap();
+
+    let report = verify(dir.path(), &[]).unwrap();
+    assert_eq!(report.named, std::slice::from_ref(&known));
+    assert!(verify(dir.path(), &report.named).unwrap().is_intact());
+    std::fs::remove_file(one.path()).unwrap();
+    let report = verify(dir.path(), &report.named).unwrap();
+    assert_eq!(report.missing, [known]);
+    // Asked for one file, nobody misses the others.
+    assert!(verify(two.path(), &report.named).unwrap().is_intact());
 }
 
 #[tokio::test]
@@ -563,6 +625,30 @@ fn many_threads_make_one_chain_in_bounded_memory() {
     let report = check(&name, memory.synced_text().as_bytes(), &[]);
     assert_eq!(report.broken, None);
     assert_eq!(report.records, 1 + 4 * each as u64);
+}
+
+#[test]
+fn a_failed_log_lets_go_of_those_it_held_back_and_keeps_nothing() {
+    let (log, memory) = on_memory(SystemClock::shared());
+    memory.set(|s| s.held = true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 * QUEUE_RECORDS {
+                log.record(Record::new(RecordType::Verify, "scan"));
+            }
+        });
+        while log.queued() < QUEUE_RECORDS {
+            std::thread::yield_now();
+        }
+        memory.set(|s| {
+            s.broken = true;
+            s.held = false;
+        });
+    });
+    assert!(log.check().is_err());
+    assert_eq!(log.queued(), 0);
+    log.record(Record::new(RecordType::Verify, "scan"));
+    assert_eq!(log.queued(), 0);
 }
 
 fn cached<'a>(slice: &'a SliceKey, cmk: &'a CmkArn) -> CachedUse<'a> {

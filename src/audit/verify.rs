@@ -14,6 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::chain::{GENESIS, Head, VERSION};
+use super::record::StreamRef;
 
 /// Longest line that is read, in bytes. The log writes none near it.
 const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -23,8 +24,12 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 pub struct Report {
     /// Each stream, in the order of the file names, which is that of time.
     pub streams: Vec<StreamReport>,
-    /// Known heads whose stream has no file here.
+    /// Known heads whose stream has no file here. Empty for a single file.
     pub missing: Vec<Head>,
+    /// Heads that proven records name (the record of a job's end does). To check
+    /// the log against itself, verify once more with these as known; streams
+    /// that were moved to other storage are then reported as missing.
+    pub named: Vec<Head>,
 }
 
 impl Report {
@@ -129,6 +134,8 @@ struct Line {
     #[serde(rename = "type")]
     kind: String,
     service: String,
+    #[serde(default)]
+    streams: Vec<StreamRef>,
 }
 
 /// Verifies a file, or every `*.jsonl` file of a directory, against itself and
@@ -138,7 +145,8 @@ struct Line {
 /// Only if something cannot be read. What is found wrong is in the report.
 pub fn verify(path: &Path, known: &[Head]) -> io::Result<Report> {
     let mut files = Vec::new();
-    if path.is_dir() {
+    let whole = path.is_dir();
+    if whole {
         for entry in std::fs::read_dir(path)? {
             let file = entry?.path();
             if file.extension().is_some_and(|e| e == "jsonl") {
@@ -150,23 +158,30 @@ pub fn verify(path: &Path, known: &[Head]) -> io::Result<Report> {
         files.push(path.to_owned());
     }
     let mut streams = Vec::with_capacity(files.len());
+    let mut named = Vec::new();
     for file in files {
         let input = BufReader::new(File::open(&file)?);
-        streams.push(verify_stream(&file, input, known)?);
+        streams.push(verify_stream(&file, input, known, &mut named)?);
     }
     let missing = known
         .iter()
-        .filter(|head| !streams.iter().any(|s| s.stream == head.stream))
+        .filter(|head| whole && !streams.iter().any(|s| s.stream == head.stream))
         .cloned()
         .collect();
-    Ok(Report { streams, missing })
+    Ok(Report {
+        streams,
+        missing,
+        named,
+    })
 }
 
-/// Verifies one stream from its bytes; `file` gives it its name only.
+/// Verifies one stream from its bytes; `file` gives it its name only. Heads that
+/// its records name are added to `named`.
 pub(super) fn verify_stream(
     file: &Path,
     mut input: impl BufRead,
     known: &[Head],
+    named: &mut Vec<Head>,
 ) -> io::Result<StreamReport> {
     let name = file
         .file_stem()
@@ -216,7 +231,13 @@ pub(super) fn verify_stream(
             break;
         }
         let checked = if whole {
-            check(&line[..line.len() - 1], &mut report, &mut prev, &heads)
+            check(
+                &line[..line.len() - 1],
+                &mut report,
+                &mut prev,
+                &heads,
+                named,
+            )
         } else {
             Err(Why::Record(format!(
                 "it is longer than {MAX_LINE_BYTES} bytes"
@@ -248,6 +269,7 @@ fn check(
     report: &mut StreamReport,
     prev: &mut [u8; 32],
     heads: &BTreeMap<u64, [u8; 32]>,
+    named: &mut Vec<Head>,
 ) -> Result<(), Why> {
     // Checked in this order so that the message names the nearest cause: a line
     // that was removed shows as a gap, not as a hash that does not fit.
@@ -276,6 +298,9 @@ fn check(
     *prev = Sha256::digest(bytes).into();
     if heads.get(&line.seq).is_some_and(|known| known != prev) {
         return Err(Why::Head(line.seq));
+    }
+    for stream in line.streams {
+        named.push(stream.try_into().map_err(Why::Record)?);
     }
     if line.kind == "stop" {
         report.ending = Ending::Stopped;

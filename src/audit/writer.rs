@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chain::Chain;
-use super::log::{Ending, Shared};
+use super::log::{Ending, Pending, Shared};
 use crate::clock::SharedClock;
+use crate::telemetry::metrics::{AUDIT_FAILURES, AUDIT_RECORDS, AUDIT_SYNC_SECONDS};
 
 /// Where lines go. Called by one thread only.
 pub trait Sink: Send {
@@ -99,8 +100,9 @@ impl Writer {
             let must_sync = must_sync || ending != Ending::No;
             let result = self
                 .write(batch)
-                .and_then(|()| if must_sync { self.sink.sync() } else { Ok(()) });
+                .and_then(|()| if must_sync { self.sync() } else { Ok(()) });
             if let Err(error) = result {
+                metrics::counter!(AUDIT_FAILURES).increment(1);
                 shared.failed(&error);
                 return;
             }
@@ -115,7 +117,15 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, batch: Vec<super::log::Pending>) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
+        let started = Instant::now();
+        self.sink.sync()?;
+        metrics::histogram!(AUDIT_SYNC_SECONDS).record(started.elapsed());
+        Ok(())
+    }
+
+    fn write(&mut self, batch: Vec<Pending>) -> io::Result<()> {
+        metrics::counter!(AUDIT_RECORDS).increment(batch.len() as u64);
         let mut lines = Vec::new();
         for pending in batch {
             self.chain.push(pending.at, pending.record, &mut lines)?;

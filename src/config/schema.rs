@@ -9,15 +9,18 @@ use tracing_subscriber::EnvFilter;
 pub const ENV_PREFIX: &str = "REKEYD_";
 
 /// Variables with the prefix that are not settings.
-pub const OTHER_VARIABLES: [&str; 4] = [
+pub const OTHER_VARIABLES: [&str; 5] = [
     // The configuration file.
     "REKEYD_CONFIG",
     // The passphrase of the local key ring: a secret, so never a setting that
     // `config check` could print.
     "REKEYD_RING_PASSPHRASE",
-    // Where a test kills the process, and the file it counts work in.
+    // For recovery tests: where the process kills itself, and the file it notes
+    // in what it sealed.
     "REKEYD_KILL_AT",
     "REKEYD_WITNESS",
+    // The seed of the tests, which the processes they start inherit.
+    "REKEYD_TEST_SEED",
 ];
 
 /// One setting.

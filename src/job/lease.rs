@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 
+use crate::audit::{AuditLog, StreamRef};
 use crate::clock::{BootTime, SharedClock};
 use crate::job::book::{BookError, JobBook, Versioned};
 use crate::job::rows::{JobRow, Lease, TaskRow, Transition};
@@ -19,12 +20,13 @@ use crate::registry::Timing;
 use crate::store::{ControlTable, StoreErrorClass};
 
 /// A worker process, as leases name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct WorkerName {
     /// Unique among all workers that ever ran.
     pub worker: String,
-    /// The process's audit stream.
-    pub stream: String,
+    /// The process's audit stream. How far it was is noted with every write, so
+    /// that a stream that is missing or cut off shows.
+    pub audit: AuditLog,
 }
 
 /// Why a held row could not be written.
@@ -52,7 +54,9 @@ pub trait Leased: Clone + serde::Serialize + serde::de::DeserializeOwned + Send 
     /// Its fencing token.
     fn token(&self) -> u64;
     /// Notes a claim: raises the token.
-    fn claimed_by(&mut self, me: &WorkerName, was_taken_over: bool);
+    fn claimed(&mut self, was_taken_over: bool);
+    /// The audit streams of those who held it.
+    fn streams_mut(&mut self) -> &mut Vec<StreamRef>;
 }
 
 impl Leased for JobRow {
@@ -67,9 +71,11 @@ impl Leased for JobRow {
     fn token(&self) -> u64 {
         self.token
     }
-    fn claimed_by(&mut self, me: &WorkerName, _: bool) {
+    fn claimed(&mut self, _: bool) {
         self.token += 1;
-        note_stream(&mut self.streams, &me.stream);
+    }
+    fn streams_mut(&mut self) -> &mut Vec<StreamRef> {
+        &mut self.streams
     }
 }
 
@@ -85,16 +91,21 @@ impl Leased for TaskRow {
     fn token(&self) -> u64 {
         self.token
     }
-    fn claimed_by(&mut self, me: &WorkerName, was_taken_over: bool) {
+    fn claimed(&mut self, was_taken_over: bool) {
         self.token += 1;
         self.takeovers += u32::from(was_taken_over);
-        note_stream(&mut self.streams, &me.stream);
+    }
+    fn streams_mut(&mut self) -> &mut Vec<StreamRef> {
+        &mut self.streams
     }
 }
 
-fn note_stream(streams: &mut Vec<String>, stream: &str) {
-    if !streams.iter().any(|s| s == stream) {
-        streams.push(stream.to_owned());
+/// Notes how far a stream is known to go.
+pub fn note_stream(streams: &mut Vec<StreamRef>, newest: StreamRef) {
+    match streams.iter_mut().find(|s| s.stream == newest.stream) {
+        Some(known) if known.seq >= newest.seq => {}
+        Some(known) => *known = newest,
+        None => streams.push(newest),
     }
 }
 
@@ -132,8 +143,8 @@ impl<T: Leased> Hold<T> {
         let start = clock.boot();
         let mut taken = seen;
         let was_held = taken.row.lease().is_some();
-        taken.row.claimed_by(me, was_held);
-        taken.row.set_lease(Some(lease_from_now(clock, timing, me)));
+        taken.row.claimed(was_held);
+        sign(&mut taken.row, clock, timing, me);
         match book.write_back(T::TABLE, partition, &mut taken).await {
             Ok(()) => Ok(Some(Self {
                 book: book.clone(),
@@ -175,8 +186,7 @@ impl<T: Leased> Hold<T> {
                 return Err(HoldError::Lost(held.id.clone()));
             }
             let start = self.clock.boot();
-            next.row
-                .set_lease(Some(lease_from_now(&self.clock, &self.timing, &self.me)));
+            sign(&mut next.row, &self.clock, &self.timing, &self.me);
             match self
                 .book
                 .write_back(T::TABLE, &self.partition, &mut next)
@@ -249,6 +259,10 @@ impl<T: Leased> Hold<T> {
         let mut next = held.clone();
         change(&mut next.row);
         next.row.set_lease(None);
+        note_stream(
+            next.row.streams_mut(),
+            StreamRef::from(&self.me.audit.head()),
+        );
         loop {
             if !self.is_trusted() {
                 return Err(HoldError::Lost(held.id.clone()));
@@ -293,8 +307,7 @@ impl Hold<JobRow> {
                 return Err(HoldError::Lost(held.id.clone()));
             }
             let start = self.clock.boot();
-            next.row
-                .set_lease(Some(lease_from_now(&self.clock, &self.timing, &self.me)));
+            sign(&mut next.row, &self.clock, &self.timing, &self.me);
             match self
                 .book
                 .transition(&mut next, to, &self.me.worker, why)
@@ -316,10 +329,11 @@ impl Hold<JobRow> {
     }
 }
 
-fn lease_from_now(clock: &SharedClock, timing: &Timing, me: &WorkerName) -> Lease {
-    Lease {
+/// Notes who writes the row, and until when it is held.
+fn sign<T: Leased>(row: &mut T, clock: &SharedClock, timing: &Timing, me: &WorkerName) {
+    row.set_lease(Some(Lease {
         worker: me.worker.clone(),
-        stream: me.stream.clone(),
         until_ms: clock.wall().plus(timing.lease()).unix_ms(),
-    }
+    }));
+    note_stream(row.streams_mut(), StreamRef::from(&me.audit.head()));
 }

@@ -17,7 +17,7 @@ mod state;
 mod verdict;
 
 pub use book::{BookError, JobBook, Recorded, Versioned, task_id};
-pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free};
+pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free, note_stream};
 pub use message::{Cause, JobMessage, MessageError, Mode, RekeyRequest};
 pub use rows::{
     Activated, BlockedSlice, Checkpoint, Counts, Effort, Estimate, JobRow, Lease, Pass,

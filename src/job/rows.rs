@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::StreamRef;
 use crate::epoch::Epoch;
 use crate::ids::{ChannelId, CmkArn, Hour, RecordId};
 use crate::job::message::{Mode, RekeyRequest};
@@ -14,8 +15,6 @@ use crate::job::state::JobState;
 pub struct Lease {
     /// The worker.
     pub worker: String,
-    /// The worker's audit stream, so that a missing stream shows.
-    pub stream: String,
     /// When others may take it, wall clock, Unix milliseconds.
     pub until_ms: u64,
 }
@@ -219,8 +218,9 @@ pub struct JobRow {
     pub effort: Effort,
     /// Takeovers of tasks from workers whose lease ran out, in finished rounds.
     pub takeovers: u64,
-    /// Audit streams of every worker that held a task.
-    pub streams: Vec<String>,
+    /// Audit streams of every worker that drove it or held a task, and how far
+    /// each is known to go.
+    pub streams: Vec<StreamRef>,
     /// Slices that wait for a key.
     pub blocked_slices: u64,
     /// The verdict, once there is one.
@@ -337,8 +337,8 @@ pub struct TaskRow {
     pub effort: Effort,
     /// Slices that wait for a key.
     pub blocked: Vec<BlockedSlice>,
-    /// Audit streams of the workers that held it.
-    pub streams: Vec<String>,
+    /// Audit streams of the workers that held it, and how far each is known to go.
+    pub streams: Vec<StreamRef>,
 }
 
 /// A cell that was left as it is.

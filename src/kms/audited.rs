@@ -11,6 +11,7 @@ use super::{CmkDescription, Dek, GeneratedKey, Kms, KmsClass, KmsError, Use, Wra
 use crate::audit::{AuditLog, Outcome, Record, RecordType};
 use crate::ids::{CmkArn, OrgId};
 use crate::scope::Scope;
+use crate::telemetry::metrics::{KMS_CALL_SECONDS, KMS_CALLS, KMS_IN_FLIGHT};
 
 /// A KMS whose every call is recorded.
 pub struct Audited<K> {
@@ -50,8 +51,10 @@ impl<K> Audited<K> {
         record.cmk = Some(cmk.clone());
         record.region = Some(cmk.region().to_owned());
         record.caller_account = self.caller_account.clone();
+        metrics::gauge!(KMS_IN_FLIGHT).increment(1);
         Ok(Call {
             log: self.log.clone(),
+            operation,
             started: Instant::now(),
             record: Some(record),
         })
@@ -62,6 +65,7 @@ impl<K> Audited<K> {
 /// the KMS may still carry it out, so that too is recorded.
 struct Call {
     log: AuditLog,
+    operation: &'static str,
     started: Instant,
     record: Option<Record>,
 }
@@ -86,9 +90,15 @@ impl Call {
     }
 
     fn write(&self, mut record: Record) {
-        let ms = self.started.elapsed().as_millis();
-        record.latency_ms = Some(u64::try_from(ms).unwrap_or(u64::MAX));
+        let took = self.started.elapsed();
+        record.latency_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        // Every record of a call has an outcome; an intent is never written here.
+        let outcome = record.outcome.map_or("ok", Outcome::as_str);
         self.log.record(record);
+        metrics::gauge!(KMS_IN_FLIGHT).decrement(1);
+        metrics::counter!(KMS_CALLS, "operation" => self.operation, "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!(KMS_CALL_SECONDS, "operation" => self.operation).record(took);
     }
 }
 

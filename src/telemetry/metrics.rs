@@ -26,7 +26,7 @@ pub struct Metric {
     pub name: &'static str,
     /// What it measures over time.
     pub kind: MetricKind,
-    /// Its label, if it has one, and the label's values.
+    /// Its labels, each with every value it takes.
     pub labels: &'static [(&'static str, &'static [&'static str])],
     /// What it counts or measures, with its unit.
     pub help: &'static str,

@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::audit::{Record, RecordType};
+use crate::audit::{Record, RecordType, StreamRef};
 use crate::clock::WallTime;
 use crate::job::{
     Activated, Counts, Effort, HoldError, JobHold, JobRow, JobState, Pass, Round, TaskRow,
-    TaskState, Verdict, Versioned,
+    TaskState, Verdict, Versioned, note_stream,
 };
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
@@ -547,7 +547,7 @@ struct Sum {
     blocked_slices: u64,
     takeovers: u64,
     codes: std::collections::BTreeMap<String, u64>,
-    streams: std::collections::BTreeSet<String>,
+    streams: Vec<StreamRef>,
 }
 
 impl Sum {
@@ -563,7 +563,9 @@ impl Sum {
             sum.effort.add(&task.effort);
             sum.blocked_slices += task.blocked.len() as u64;
             sum.takeovers += u64::from(task.takeovers);
-            sum.streams.extend(task.streams.iter().cloned());
+            for stream in &task.streams {
+                note_stream(&mut sum.streams, stream.clone());
+            }
             for blocked in &task.blocked {
                 *sum.codes.entry(blocked.code.clone()).or_default() += 1;
             }
@@ -593,9 +595,7 @@ impl Sum {
         row.takeovers += self.takeovers;
         row.blocked_slices = 0;
         for stream in &self.streams {
-            if !row.streams.contains(stream) {
-                row.streams.push(stream.clone());
-            }
+            note_stream(&mut row.streams, stream.clone());
         }
         row.round = None;
     }

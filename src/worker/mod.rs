@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::audit::{AuditError, Record, StreamRef};
+use crate::audit::{AuditError, Record};
 use crate::job::{BookError, HoldError, JobRow, Transition, WorkerName};
 use crate::kms::{KmsError, ReasonCode, Use};
 use crate::pipeline::{Shared, TaskError};
@@ -116,7 +116,7 @@ impl Worker {
     /// are finished, checkpoints written and leases given back. Ends early with
     /// an error that no retry can mend.
     pub async fn run(self: Arc<Self>, stop: watch::Receiver<bool>) -> Result<(), WorkerError> {
-        tracing::info!(worker = %self.name.worker, stream = %self.name.stream, "worker starts");
+        tracing::info!(worker = %self.name.worker, stream = %self.name.audit.stream(), "worker starts");
         let intake = intake::run(self.clone(), stop.clone());
         let sweeper = sweeper::run(self.clone(), stop.clone());
         let claims = claims::run(self.clone(), stop.clone());
@@ -148,17 +148,7 @@ impl Worker {
         let mut record = Record::transition(&request.org, Some(from), step.to.as_str(), &why);
         if step.to.is_final() {
             record.counts = Some(audit_counts(&job.rewriting));
-            // Of its own stream the worker knows how far it is; of the others,
-            // that they must be there.
-            let own = self.shared.audit.head();
-            record.streams = job
-                .streams
-                .iter()
-                .map(|stream| match *stream == own.stream {
-                    true => StreamRef::at(&own),
-                    false => StreamRef::named(stream),
-                })
-                .collect();
+            record.streams = job.streams.clone();
         }
         self.shared.audit.record(record);
         tracing::info!(
