@@ -190,14 +190,16 @@ pub(super) fn slices(
 ) -> Result<Vec<String>> {
     conn.prepare_cached(
         "SELECT DISTINCT slice FROM data_keys
-          WHERE org = ?1 AND kind = ?2 AND grp = ?3 AND (?4 IS NULL OR slice > ?4)
-          ORDER BY slice LIMIT ?5",
+          WHERE org = ?1 AND kind = ?2 AND grp = ?3 AND slice >= ?4 AND (?5 IS NULL OR slice <> ?5)
+          ORDER BY slice LIMIT ?6",
     )?
     .query_map(
         params![
             org.as_str(),
             kind.as_str(),
             group,
+            // A range the index can start from; `after IS NULL OR` is none.
+            after.unwrap_or_default(),
             after,
             limit_value(limit)
         ],
@@ -280,7 +282,9 @@ pub(super) fn control_partitions(
 ) -> Result<Vec<String>> {
     conn.prepare_cached(
         "WITH RECURSIVE found (part) AS (
-            SELECT min(part) FROM control WHERE tbl = ?1 AND (?2 IS NULL OR part > ?2)
+            SELECT iif(?2 IS NULL,
+                (SELECT min(part) FROM control WHERE tbl = ?1),
+                (SELECT min(part) FROM control WHERE tbl = ?1 AND part > ?2))
             UNION ALL
             SELECT (SELECT min(part) FROM control WHERE tbl = ?1 AND part > found.part)
               FROM found WHERE found.part IS NOT NULL

@@ -96,7 +96,8 @@ pub(super) fn create(path: &Path) -> StoreResult<bool> {
     if path.exists() {
         return Ok(false);
     }
-    // SQLite would take the log of a deleted store for the new one's.
+    // SQLite would take the log of a deleted store for the new one's. Looked at
+    // again after the log: another process may be making the store just now.
     if beside(path, "-wal").exists() && !path.exists() {
         return Err(errors::fatal_at(
             path,
