@@ -161,10 +161,7 @@ async fn save(task: &TaskRun, progress: &mut Progress) -> Result<(), TaskError> 
             found_ms: now_ms,
             round: task.round,
         };
-        patiently(&shared.clock, async || {
-            shared.book.quarantine(task.job, &row).await
-        })
-        .await?;
+        patiently(&shared.clock, || shared.book.quarantine(task.job, &row)).await?;
         let address = crate::store::SliceKey::messages(&task.org, &slice.channel, slice.hour);
         shared.audit.record(crate::audit::Record::quarantine(
             &address,

@@ -10,8 +10,10 @@ use crate::job::BookError;
 use crate::registry::RegistryError;
 use crate::store::{StoreError, StoreErrorClass};
 
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Ceiling of the first wait.
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// Ceiling of the later ones.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// An error that may pass.
 pub trait Passing: std::fmt::Display {
@@ -39,10 +41,11 @@ impl Passing for BookError {
 
 /// Calls until it succeeds or fails for good, waiting longer each time, with
 /// full jitter so that workers that failed together do not come back together.
-pub async fn patiently<T, E: Passing>(
-    clock: &SharedClock,
-    mut call: impl AsyncFnMut() -> Result<T, E>,
-) -> Result<T, E> {
+pub async fn patiently<T, E, F>(clock: &SharedClock, mut call: impl FnMut() -> F) -> Result<T, E>
+where
+    E: Passing,
+    F: Future<Output = Result<T, E>>,
+{
     let mut ceiling = FIRST_WAIT;
     loop {
         match call().await {

@@ -82,11 +82,10 @@ async fn read_slice(
             .map_err(|_| TaskError::Compute)?;
         let partition = view.partition(ticket.slice.hour);
         let read_at = shared.clock.boot();
-        let page = patiently(&shared.clock, async || {
+        let page = patiently(&shared.clock, || {
             shared
                 .store
                 .read_page(&partition, after.as_ref(), limit, consistency)
-                .await
         })
         .await?;
         let answered_at = shared.clock.wall();
@@ -176,8 +175,8 @@ async fn read_slice(
 
 async fn read_view(task: &TaskRun, ticket: &SliceTicket) -> Result<Arc<ChannelView>, TaskError> {
     let shared = &task.shared;
-    let view = patiently(&shared.clock, async || {
-        shared.registry.view(&task.org, &ticket.slice.channel).await
+    let view = patiently(&shared.clock, || {
+        shared.registry.view(&task.org, &ticket.slice.channel)
     })
     .await?;
     Ok(Arc::new(view))

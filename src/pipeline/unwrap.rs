@@ -105,10 +105,7 @@ impl SliceKeyRing {
         });
         if !known {
             let shared = &task.shared;
-            let rows = patiently(&shared.clock, async || {
-                shared.store.read_keys(&self.address).await
-            })
-            .await?;
+            let rows = patiently(&shared.clock, || shared.store.read_keys(&self.address)).await?;
             state.rows = Some(SliceKeys::parse(&rows));
         }
         Ok(())
@@ -125,8 +122,8 @@ impl SliceKeyRing {
                 crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string())
             })?,
         };
-        let inserted = patiently(&shared.clock, async || {
-            shared.store.insert_key(&self.address, &row).await
+        let inserted = patiently(&shared.clock, || {
+            shared.store.insert_key(&self.address, &row)
         })
         .await;
         match inserted {
@@ -487,8 +484,8 @@ async fn make_key(
             .encode()
             .map_err(|e| crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string()))?,
     };
-    patiently(&shared.clock, async || {
-        shared.store.insert_key(slice.keys.address(), &row).await
+    patiently(&shared.clock, || {
+        shared.store.insert_key(slice.keys.address(), &row)
     })
     .await?;
     killpoint::reach("key_after_insert");

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 
 use crate::crypto::{Header, expiry};
 use crate::killpoint;
-use crate::pipeline::patience::patiently;
+use crate::pipeline::patience::{FIRST_WAIT, LONGEST_WAIT, patiently};
 use crate::pipeline::work::{NewCell, SealedPage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
-use crate::store::{CellWrite, Partition, StoreError, StoreErrorClass};
+use crate::store::{CellWrite, Partition, StoreErrorClass};
 
 /// The stage.
 pub(super) async fn run(
@@ -69,73 +69,58 @@ async fn write_page(task: &TaskRun, mut page: SealedPage) -> Result<Tally, TaskE
     Ok(page.tally)
 }
 
-/// Writes one batch. Waits and tries again while the store is away; what became
-/// too old by that is read again before it is written (I4).
+/// Writes one batch. If the store refuses it as such, its rows go one by one,
+/// and the one that is meant is left as it is and listed.
 async fn write_batch(
     task: &TaskRun,
     page: &mut SealedPage,
     partition: &Partition,
-    mut batch: Vec<NewCell>,
+    batch: Vec<NewCell>,
 ) -> Result<(), TaskError> {
+    for cell in send(task, page, partition, batch).await? {
+        let (record, write_time) = (cell.record.clone(), cell.write_time);
+        if !send(task, page, partition, vec![cell]).await?.is_empty() {
+            page.tally.quarantine(record, write_time, "store_refused");
+        }
+    }
+    Ok(())
+}
+
+/// Sends one batch and gives it back if the store refuses it as such. Waits and
+/// tries again while the store is away; what became too old by that is read
+/// again before it is written (I4), and the TTLs are computed for each try.
+async fn send(
+    task: &TaskRun,
+    page: &mut SealedPage,
+    partition: &Partition,
+    mut batch: Vec<NewCell>,
+) -> Result<Vec<NewCell>, TaskError> {
     let shared = &task.shared;
-    let mut wait = std::time::Duration::from_millis(50);
+    let mut wait = FIRST_WAIT;
     loop {
         if is_too_old(task, page) {
             batch = read_again(task, page, partition, batch).await?;
         }
         let writes = compose(task, page, &mut batch);
         if writes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         match shared.store.write_cells(partition, &writes).await {
             Ok(()) => {
                 page.tally.counts.rewritten += writes.len() as u64;
-                return Ok(());
+                return Ok(Vec::new());
             }
             Err(error) => match error.class {
-                // The TTLs are computed again for each try.
                 StoreErrorClass::Transient => {
                     tracing::warn!(%error, "the store did not take a batch; trying again");
                     shared.clock.sleep(wait.mul_f64(rand::random())).await;
-                    wait = (wait * 2).min(std::time::Duration::from_secs(5));
+                    wait = (wait * 2).min(LONGEST_WAIT);
                 }
-                StoreErrorClass::Invalid => return one_by_one(task, page, partition, batch).await,
+                StoreErrorClass::Invalid => return Ok(batch),
                 StoreErrorClass::Fatal => return Err(error.into()),
             },
         }
     }
-}
-
-/// The store refuses a batch as such: find the row it means.
-async fn one_by_one(
-    task: &TaskRun,
-    page: &mut SealedPage,
-    partition: &Partition,
-    batch: Vec<NewCell>,
-) -> Result<(), TaskError> {
-    for cell in batch {
-        let (record, write_time) = (cell.record.clone(), cell.write_time);
-        let mut one = vec![cell];
-        let refused = patiently(&task.shared.clock, async || -> Result<bool, StoreError> {
-            let writes = compose(task, page, &mut one);
-            if writes.is_empty() {
-                return Ok(false);
-            }
-            match task.shared.store.write_cells(partition, &writes).await {
-                Ok(()) => {
-                    page.tally.counts.rewritten += 1;
-                    Ok(false)
-                }
-                Err(error) if error.class == StoreErrorClass::Invalid => Ok(true),
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
-        if refused {
-            page.tally.quarantine(record, write_time, "store_refused");
-        }
-    }
-    Ok(())
 }
 
 /// Makes the statements as they are sent now. A cell whose time is over is
@@ -181,10 +166,7 @@ async fn read_again(
 ) -> Result<Vec<NewCell>, TaskError> {
     let shared = &task.shared;
     let (org, channel) = (task.org.clone(), page.view.channel.clone());
-    let view = patiently(&shared.clock, async || {
-        shared.registry.view(&org, &channel).await
-    })
-    .await?;
+    let view = patiently(&shared.clock, || shared.registry.view(&org, &channel)).await?;
     let read_at = shared.clock.boot();
     if !view.agrees_with(&page.view) {
         page.tally.counts.changed += batch.len() as u64;
@@ -192,8 +174,8 @@ async fn read_again(
     }
     let mut kept = Vec::with_capacity(batch.len());
     for mut cell in batch {
-        let found = patiently(&shared.clock, async || {
-            shared.store.read_cell(partition, &cell.record).await
+        let found = patiently(&shared.clock, || {
+            shared.store.read_cell(partition, &cell.record)
         })
         .await?;
         let same = found.as_ref().is_some_and(|found| {

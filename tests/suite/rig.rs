@@ -1,0 +1,318 @@
+//! A data directory with an organization in it, and workers on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rekeyd::audit::AuditLog;
+use rekeyd::clock::{SharedClock, SystemClock};
+use rekeyd::config::Config;
+use rekeyd::crypto::{CellKey, KeyRowBody, NonceSource, cell, expiry};
+use rekeyd::demo::generate::Recipe;
+use rekeyd::epoch::Epoch;
+use rekeyd::ids::{CmkArn, JobId, OrgId, WorkspaceId};
+use rekeyd::job::{JobBook, JobMessage, JobRow, JobState, Mode, RekeyRequest};
+use rekeyd::kms::local::{NewKey, RingAdmin};
+use rekeyd::kms::{ReasonCode, SharedKms, Use};
+use rekeyd::queue::SharedQueue;
+use rekeyd::registry::{Registry, Timing};
+use rekeyd::scope::{Locus, Scope};
+use rekeyd::store::{CellWrite, KeyRow, SharedStore, SliceKey};
+use rekeyd::wiring;
+use rekeyd::worker::WorkerError;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Longest a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything a test needs, in a directory of its own.
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    pub config: Config,
+    pub clock: SharedClock,
+    pub store: SharedStore,
+    pub queue: SharedQueue,
+    pub registry: Registry,
+    pub book: JobBook,
+    pub audit: AuditLog,
+    pub kms: SharedKms,
+    pub ring: RingAdmin,
+    pub org: OrgId,
+    pub workspace: WorkspaceId,
+    pub old: CmkArn,
+    pub new: CmkArn,
+}
+
+impl Rig {
+    /// An organization `acme` under one CMK, with a second one allowed.
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default_for(dir.path()).unwrap();
+        config.worker.poll_ms = 50;
+        config.worker.checkpoint_ms = 50;
+        let clock = SystemClock::shared();
+        wiring::init(&config, &Timing::demo(), &clock)
+            .await
+            .unwrap();
+        let ring = RingAdmin::open(&config.kms.ring).unwrap();
+        let unlock = wiring::unlock(&config);
+        let old = ring.create_key(&unlock, &NewKey::default()).unwrap();
+        let new = ring.create_key(&unlock, &NewKey::default()).unwrap();
+        let store = wiring::store(&config, &clock).unwrap();
+        let queue = wiring::queue(&config, &clock).unwrap();
+        let audit = wiring::audit(&config, "rekeyd test", None, &clock).unwrap();
+        let (kms, _) = wiring::kms(&config, "operator", &audit, &clock).unwrap();
+        let rig = Self {
+            registry: Registry::new(store.clone(), clock.clone()),
+            book: JobBook::new(store.clone(), clock.clone()),
+            org: OrgId::new("acme").unwrap(),
+            workspace: WorkspaceId::new("w1").unwrap(),
+            dir,
+            config,
+            clock,
+            store,
+            queue,
+            audit,
+            kms,
+            ring,
+            old,
+            new,
+        };
+        let canary = rig.canary(&rig.old).await;
+        rig.registry
+            .add_org(&rig.org, &rig.old, &canary, "test")
+            .await
+            .unwrap();
+        rig.allow(&rig.new).await;
+        rig
+    }
+
+    /// Puts a CMK on the allow-list.
+    pub async fn allow(&self, cmk: &CmkArn) {
+        let canary = self.canary(cmk).await;
+        self.registry
+            .allow_cmk(&self.org, cmk, &canary, "test")
+            .await
+            .unwrap();
+    }
+
+    async fn canary(&self, cmk: &CmkArn) -> Vec<u8> {
+        let scope = Scope::Canary {
+            org: self.org.clone(),
+        };
+        let why = Use::new(ReasonCode::Enrol, "test");
+        self.kms
+            .generate_data_key(cmk, &scope, &why)
+            .await
+            .unwrap()
+            .wrapped
+            .bytes
+    }
+
+    /// Seals and writes messages under the active CMK, as a writer would.
+    pub async fn fill(&self, recipe: &Recipe) -> u64 {
+        let mut written = 0;
+        for slice in recipe.plan() {
+            let (channel, hour) = (slice.channel(), slice.hour());
+            let view = self
+                .registry
+                .ensure_channel(&self.org, &self.workspace, &channel)
+                .await
+                .unwrap();
+            let desired = view.desired();
+            let scope = view.scope(hour);
+            let why = Use::new(ReasonCode::Import, "test");
+            let made = self
+                .kms
+                .generate_data_key(&desired.cmk, &scope, &why)
+                .await
+                .unwrap();
+            let key = CellKey::derive(made.dek, &scope);
+            let body = KeyRowBody {
+                wrap_epoch: desired.wrap_epoch,
+                provider: wiring::PROVIDER,
+                commitment: key.commitment().clone(),
+                created_ms: self.clock.wall().unix_ms(),
+                cmk: made.wrapped.cmk,
+                key_material_id: None,
+                scope,
+                wrapped: made.wrapped.bytes,
+            };
+            let row = KeyRow {
+                key_id: key.key_id(),
+                wrap_epoch: desired.wrap_epoch,
+                row: body.encode().unwrap(),
+            };
+            let address = SliceKey::messages(&self.org, &channel, hour);
+            self.store.insert_key(&address, &row).await.unwrap();
+            let mut nonces = NonceSource::new();
+            let mut writes = Vec::new();
+            for generated in slice.messages(recipe) {
+                let message = generated.message;
+                let locus = Locus::Message {
+                    org: &self.org,
+                    channel: &channel,
+                    record: &message.record,
+                };
+                let at = generated.expiry_s;
+                let now = self.clock.wall();
+                let sealed = cell::seal(
+                    &key,
+                    desired.cell_epoch,
+                    at,
+                    &nonces.next(),
+                    &locus,
+                    &message.json,
+                )
+                .unwrap();
+                writes.push(CellWrite {
+                    record: message.record.clone(),
+                    cell: sealed,
+                    write_time: message.write_time,
+                    ttl_s: at.map_or(0, |at| {
+                        expiry::store_ttl(at, desired.cell_epoch, None, now).unwrap()
+                    }),
+                });
+            }
+            for batch in writes.chunks(100) {
+                self.store
+                    .write_cells(&view.partition(hour), batch)
+                    .await
+                    .unwrap();
+                written += batch.len() as u64;
+            }
+        }
+        written
+    }
+
+    /// Starts a worker in this process.
+    pub async fn worker(&self) -> RunningWorker {
+        let parts = wiring::worker(&self.config, &self.clock).await.unwrap();
+        let (ask, stop) = watch::channel(false);
+        let running = tokio::spawn(parts.worker.clone().run(stop));
+        RunningWorker {
+            ask,
+            running,
+            audit: parts.audit,
+        }
+    }
+
+    /// A request to rekey to a CMK.
+    pub fn request(&self, to: &CmkArn, mode: Mode) -> RekeyRequest {
+        let cause = (mode == Mode::Rewrap).then_some(rekeyd::job::Cause::Scheduled);
+        RekeyRequest {
+            job_id: JobId::random(),
+            org: self.org.clone(),
+            from_cmk: None,
+            to_cmk: to.clone(),
+            mode,
+            requested_by: "test".to_owned(),
+            reason: "a test".to_owned(),
+            cause,
+            not_before: None,
+            not_after: None,
+        }
+    }
+
+    /// Sends a request and returns its job id.
+    pub async fn enqueue(&self, request: RekeyRequest) -> JobId {
+        let id = request.job_id;
+        self.queue
+            .send(&JobMessage::Rekey(request).to_json())
+            .await
+            .unwrap();
+        id
+    }
+
+    /// Waits until a job satisfies a condition.
+    pub async fn wait(&self, job: JobId, what: &str, until: impl Fn(&JobRow) -> bool) -> JobRow {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(found) = self.book.get(&self.org, job).await.unwrap()
+                    && until(&found.row)
+                {
+                    return found.row;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        match waited {
+            Ok(row) => row,
+            Err(_) => {
+                let last = self.book.get(&self.org, job).await.unwrap();
+                panic!("waited in vain for {what}; last seen: {last:#?}")
+            }
+        }
+    }
+
+    /// Waits until a job is in a state.
+    pub async fn wait_state(&self, job: JobId, state: JobState) -> JobRow {
+        self.wait(job, state.as_str(), |row| row.state == state)
+            .await
+    }
+
+    /// The epochs of all cells, with how many cells have each.
+    pub async fn epochs(&self) -> std::collections::BTreeMap<Epoch, u64> {
+        use rekeyd::pipeline::plan::SliceWalk;
+        use rekeyd::store::{Consistency, PageLimit};
+        let mut epochs = std::collections::BTreeMap::new();
+        let mut walk = SliceWalk::new(
+            self.store.clone(),
+            self.registry.clone(),
+            self.org.clone(),
+            None,
+        );
+        while let Some(slice) = walk.next().await.unwrap() {
+            let view = self.registry.view(&self.org, &slice.channel).await.unwrap();
+            let mut after = None;
+            loop {
+                let page = self
+                    .store
+                    .read_page(
+                        &view.partition(slice.hour),
+                        after.as_ref(),
+                        PageLimit {
+                            rows: 1000,
+                            bytes: 1 << 20,
+                        },
+                        Consistency::Quorum,
+                    )
+                    .await
+                    .unwrap();
+                for cell in page.cells {
+                    let header = rekeyd::crypto::Header::parse(&cell.cell).unwrap();
+                    *epochs.entry(header.epoch).or_default() += 1;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        epochs
+    }
+}
+
+/// A worker that runs in this process.
+pub struct RunningWorker {
+    ask: watch::Sender<bool>,
+    running: JoinHandle<Result<(), WorkerError>>,
+    audit: AuditLog,
+}
+
+impl RunningWorker {
+    /// Asks it to stop and waits for it.
+    pub async fn stop(self) {
+        self.ask.send_replace(true);
+        tokio::time::timeout(PATIENCE, self.running)
+            .await
+            .expect("the worker stops")
+            .expect("the worker does not panic")
+            .expect("the worker ends well");
+        self.audit.close().await.unwrap();
+    }
+}
+
+/// `Arc` for tests that share a rig among tasks.
+pub type SharedRig = Arc<Rig>;
