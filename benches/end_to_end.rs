@@ -26,7 +26,8 @@ use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::job::{JobState, Mode, SliceId};
 use rekeyd::pipeline::Limits;
 use rekeyd::pipeline::plan::SliceWalk;
-use rekeyd::store::{CellWrite, Consistency, PageLimit};
+use rekeyd::store::{CellWrite, Consistency, PageLimit, Partition};
+use tokio::sync::mpsc;
 
 use rig::Rig;
 
@@ -157,7 +158,8 @@ async fn measure(options: &Options) {
     }
 }
 
-/// Reads every row and writes back other bytes of the same size.
+/// Reads every row and writes back other bytes of the same size: the pages of
+/// many slices are read at once, and many batches are written at once.
 async fn floor(rig: &Rig) -> f64 {
     let limits = Limits::default();
     let mut walk = SliceWalk::new(
@@ -171,16 +173,37 @@ async fn floor(rig: &Rig) -> f64 {
         slices.push(slice);
     }
     let begun = Instant::now();
-    stream::iter(slices)
-        .for_each_concurrent(FLOOR_SLICES, |slice| rewrite_slice(rig, slice, limits))
-        .await;
+    let (batches_in, batches) = mpsc::channel(64);
+    // Owns the sender, so that the writing ends with the reading.
+    let read = async move {
+        let batches_in = &batches_in;
+        stream::iter(slices)
+            .for_each_concurrent(FLOOR_SLICES, |slice| {
+                read_slice(rig, slice, limits, batches_in.clone())
+            })
+            .await;
+    };
+    let batches = stream::unfold(batches, |mut batches| async {
+        batches.recv().await.map(|batch| (batch, batches))
+    });
+    let write = batches.for_each_concurrent(FLOOR_WRITES, |(partition, batch)| async move {
+        rig.store.write_cells(&partition, &batch).await.unwrap();
+    });
+    tokio::join!(read, write);
     begun.elapsed().as_secs_f64()
 }
 
-/// Slices in flight in the floor: as many as the worker's tasks have together.
+/// Slices and batches in flight in the floor: as many as a worker's tasks have
+/// together.
 const FLOOR_SLICES: usize = 256;
+const FLOOR_WRITES: usize = 256;
 
-async fn rewrite_slice(rig: &Rig, slice: SliceId, limits: Limits) {
+async fn read_slice(
+    rig: &Rig,
+    slice: SliceId,
+    limits: Limits,
+    out: mpsc::Sender<(Partition, Vec<CellWrite>)>,
+) {
     let view = rig.registry.view(&rig.org, &slice.channel).await.unwrap();
     let partition = view.partition(slice.hour);
     let limit = PageLimit {
@@ -194,25 +217,26 @@ async fn rewrite_slice(rig: &Rig, slice: SliceId, limits: Limits) {
             .read_page(&partition, after.as_ref(), limit, Consistency::Quorum)
             .await
             .unwrap();
-        let writes: Vec<CellWrite> = page
-            .cells
-            .into_iter()
-            .map(|mut stored| {
-                // Twice is the same bytes again. SQLite skips writing identical
-                // bytes, so every byte behind the header changes.
-                for byte in &mut stored.cell[26..] {
-                    *byte ^= 0x5a;
-                }
-                CellWrite {
-                    record: stored.record,
-                    cell: stored.cell,
-                    write_time: WriteTime(stored.write_time.0 + 1),
-                    ttl_s: 0,
-                }
-            })
-            .collect();
-        for batch in writes.chunks(limits.batch_rows) {
-            rig.store.write_cells(&partition, batch).await.unwrap();
+        let mut cells = page.cells.into_iter().peekable();
+        while cells.peek().is_some() {
+            let batch = cells
+                .by_ref()
+                .take(limits.batch_rows)
+                .map(|mut stored| {
+                    // Twice is the same bytes again. SQLite skips writing
+                    // identical bytes, so every byte behind the header changes.
+                    for byte in &mut stored.cell[26..] {
+                        *byte ^= 0x5a;
+                    }
+                    CellWrite {
+                        record: stored.record,
+                        cell: stored.cell,
+                        write_time: WriteTime(stored.write_time.0 + 1),
+                        ttl_s: 0,
+                    }
+                })
+                .collect();
+            out.send((partition.clone(), batch)).await.unwrap();
         }
         after = page.next;
         if after.is_none() {
