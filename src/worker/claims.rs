@@ -181,6 +181,7 @@ async fn run_task(
     let (stop_task, stopped) = watch::channel(false);
     let run = Arc::new(TaskRun {
         allow_list: RwLock::new(shared.registry.allow_list(&request.org).await?),
+        later_epochs: RwLock::default(),
         shared: shared.clone(),
         job: request.job_id,
         org: request.org.clone(),

@@ -361,11 +361,19 @@ impl Driver<'_> {
         Ok(Verdict::MayBeDisabled { old, replicas })
     }
 
-    /// A later job may have made the old CMK active again.
+    /// A later job may have made the old CMK active again. It counts for ever,
+    /// even if the CMK is not active now: cells and keys of that job's epoch are
+    /// under it, and this job's scans pass over what is newer than its own.
     async fn lapsed(&self, job: &JobRow) -> Result<Option<Verdict>, WorkerError> {
-        let org = self.worker.shared.registry.org(&job.request.org).await?;
+        let registry = &self.worker.shared.registry;
         let old = old_cmk(job);
-        Ok((org.cmk == old).then_some(Verdict::Lapsed { old }))
+        let own = job.activated.as_ref().map(|activated| activated.epoch);
+        let lapsed = registry
+            .activations(&job.request.org)
+            .await?
+            .iter()
+            .any(|later| Some(later.epoch) > own && later.to_cmk == old);
+        Ok(lapsed.then_some(Verdict::Lapsed { old }))
     }
 
     async fn back_to_rewriting(&self, sum: &Sum) -> Result<(), WorkerError> {
