@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::Instrument;
 
 use crate::audit::{Record, RecordType, StreamRef};
@@ -37,12 +37,18 @@ pub(super) async fn run(
     let driver = Driver {
         worker: &worker,
         hold: &hold,
+        moving: Mutex::default(),
+    };
+    let asked_to_stop = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        // A transition that has begun is finished, its audit record included.
+        let _ = driver.moving.lock().await;
     };
     let ended = async {
         tokio::select! {
             ended = driver.to_the_end() => ended,
             lost = driver.keep() => Err(lost),
-            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            () = asked_to_stop => Ok(()),
         }
     }
     .instrument(span.clone())
@@ -69,6 +75,8 @@ pub(super) async fn run(
 struct Driver<'a> {
     worker: &'a Worker,
     hold: &'a JobHold,
+    // Held while the job is moved from one state to another.
+    moving: Mutex<()>,
 }
 
 impl Driver<'_> {
@@ -519,6 +527,7 @@ impl Driver<'_> {
         why: &str,
         change: impl FnOnce(&mut JobRow),
     ) -> Result<(), WorkerError> {
+        let _moving = self.moving.lock().await;
         // What led here is on disk before the state says so (I16).
         self.worker.shared.audit.durable().await?;
         killpoint::reach("job_before_transition");
