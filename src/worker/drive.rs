@@ -23,7 +23,8 @@ use crate::registry::RegistryError;
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
 
-/// Drives a job until it is at an end, the lease is lost or the worker stops.
+/// Drives a job until it is at an end or has to wait for a time, the lease is
+/// lost or the worker stops.
 /// Returns an error only if the worker must end.
 pub(super) async fn run(
     worker: Arc<Worker>,
@@ -97,7 +98,8 @@ impl Driver<'_> {
     async fn to_the_end(&self) -> Result<(), WorkerError> {
         loop {
             let job = self.hold.row().await;
-            if job.state.is_final() {
+            let now_ms = self.worker.shared.clock.wall().unix_ms();
+            if job.state.is_final() || !job.is_due(now_ms) {
                 return Ok(());
             }
             match self.one_step(&job).await {
