@@ -2,8 +2,10 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `architecture` | the source against ARCHITECTURE.md |
 //! | `rig` | a data directory with an organization in it, and workers on it |
 //! | `rekey` | a job from the queue to its verdict, in both modes |
 
+mod architecture;
 mod rekey;
 mod rig;
