@@ -142,7 +142,12 @@ impl Channel {
             let unsure = |kind| ClientError::after_sending(kind, at);
             self.in_time(sent).await.map_err(unsure)?;
             match self.overtaken(&view).await.map_err(unsure)? {
-                None => return Ok(Written { write_time: at }),
+                None => {
+                    return Ok(Written {
+                        write_time: at,
+                        expires_at_s: None,
+                    });
+                }
                 Some(newer) => view = newer,
             }
         }
@@ -254,6 +259,10 @@ impl Channel {
     ) -> Result<Written, ClientError> {
         let mut view = self.view().await?;
         let at = self.next_time(&view, hour, record);
+        let written = Written {
+            write_time: at,
+            expires_at_s: expiry,
+        };
         let mut sent: Option<Sent> = None;
         for _ in 0..ROUNDS {
             let failed = |kind| match sent {
@@ -286,7 +295,7 @@ impl Channel {
             let Some(ttl_s) = self.ttl(expiry, epoch, sent) else {
                 return match sent {
                     // Written, and vanished since.
-                    Some(_) => Ok(Written { write_time: at }),
+                    Some(_) => Ok(written),
                     None => Err(ErrorKind::ExpiryPast.into()),
                 };
             };
@@ -307,7 +316,7 @@ impl Channel {
                 answered: self.shared.clock.wall(),
             });
             match self.overtaken(&view).await.map_err(unsure)? {
-                None => return Ok(Written { write_time: at }),
+                None => return Ok(written),
                 Some(newer) => view = newer,
             }
         }

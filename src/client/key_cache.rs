@@ -238,6 +238,11 @@ impl KeyCache {
         Some(since.plus(KEY_LIFE).since(now))
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.slices.values().map(BTreeMap::len).sum()
+    }
+
     fn remove(
         &mut self,
         slice: &SliceKey,
@@ -275,5 +280,136 @@ impl KeyCache {
             });
         }
         self.seal_counts.insert(key_id, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ChannelId, Hour, OrgId, WorkspaceId};
+    use crate::kms::Dek;
+    use zeroize::Zeroizing;
+
+    fn at(s: u64) -> BootTime {
+        BootTime(Duration::from_secs(s))
+    }
+
+    fn cmk() -> CmkArn {
+        CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap()
+    }
+
+    fn hour() -> Hour {
+        Hour::of_unix_seconds(0).unwrap()
+    }
+
+    fn scope() -> Scope {
+        Scope::Message {
+            org: OrgId::new("acme").unwrap(),
+            workspace: WorkspaceId::new("w1").unwrap(),
+            channel: ChannelId::new("c1").unwrap(),
+            hour: hour(),
+        }
+    }
+
+    fn slice() -> SliceKey {
+        let (org, channel) = (OrgId::new("acme").unwrap(), ChannelId::new("c1").unwrap());
+        SliceKey::messages(&org, &channel, hour())
+    }
+
+    fn desired() -> Desired {
+        Desired {
+            cell_epoch: Epoch::FIRST,
+            wrap_epoch: Epoch::FIRST,
+            cmk: cmk(),
+        }
+    }
+
+    fn held(byte: u8, since: BootTime) -> Held {
+        let dek = Dek::new(Zeroizing::new([byte; 32]));
+        Held {
+            key: Arc::new(CellKey::derive(dek, &scope())),
+            nonces: Arc::new(Mutex::new(NonceSource::new())),
+            wrap_epoch: Epoch::FIRST,
+            cmk: cmk(),
+            lowest_wrap: Some(Epoch::FIRST),
+            since,
+        }
+    }
+
+    fn revoked() -> ErrorKind {
+        ErrorKind::Revoked {
+            cmk: cmk(),
+            kms_code: "AccessDeniedException".to_owned(),
+        }
+    }
+
+    /// The answers of two calls may come back in the other order. Who was asked
+    /// later is right.
+    #[test]
+    fn a_refusal_beats_an_answer_to_a_call_that_began_before_it() {
+        let cases = [(9, 10, false), (10, 10, false), (11, 10, true)];
+        for (answer, refusal, kept) in cases {
+            for about in [Refused::Scope(scope()), Refused::Cmk(cmk())] {
+                let mut cache = KeyCache::new(10);
+                cache.refuse(about.clone(), revoked(), at(refusal), at(12));
+                let held = cache.hold(&slice(), held(1, at(answer)), at(12));
+                assert_eq!(held.is_ok(), kept, "{answer} {refusal} {about:?}");
+                assert_eq!(cache.refused(&about, at(12)).is_none(), kept);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_dropped_and_comes_back_goes_on_counting_its_seals() {
+        let mut cache = KeyCache::new(1);
+        let first = cache.hold(&slice(), held(1, at(0)), at(0)).unwrap();
+        first.key.reserve_seals(CellKey::MAX_SEALS - 1).unwrap();
+        // Another key takes its room.
+        cache.hold(&slice(), held(2, at(0)), at(0)).unwrap();
+        assert_eq!(cache.len(), 1);
+        let again = cache.hold(&slice(), held(1, at(1)), at(1)).unwrap();
+        assert!(!cache.is_spent(&slice(), again.key.key_id()));
+        again.key.reserve_seals(1).unwrap();
+        assert!(again.key.reserve_seals(1).is_err());
+        assert!(cache.is_spent(&slice(), again.key.key_id()));
+        assert!(
+            cache
+                .to_seal(&slice(), &desired(), &scope(), at(1))
+                .is_none()
+        );
+        assert!(cache.to_open(&slice(), again.key.key_id(), at(1)).is_some());
+    }
+
+    #[test]
+    fn an_unknown_code_takes_no_key_away() {
+        let mut cache = KeyCache::new(10);
+        let kept = cache.hold(&slice(), held(1, at(0)), at(0)).unwrap();
+        let unknown = ErrorKind::KmsUnknown {
+            cmk: cmk(),
+            kms_code: "NewException".to_owned(),
+        };
+        let gone = cache.refuse(Refused::Scope(scope()), unknown, at(1), at(1));
+        assert!(gone.is_empty());
+        let open = cache.to_open(&slice(), kept.key.key_id(), at(1));
+        assert!(open.is_some());
+        assert!(cache.refused(&Refused::Scope(scope()), at(1)).is_some());
+    }
+
+    #[test]
+    fn refusals_and_counts_are_bounded() {
+        let mut cache = KeyCache::new(4);
+        for n in 0..100u8 {
+            let about = Refused::Key(slice(), KeyId([n; 16]));
+            cache.refuse(about, revoked(), at(0), at(0));
+        }
+        assert_eq!(cache.refusals.len(), 4);
+        for n in 0..COUNTS as u32 + 10 {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            cache.keep_count(KeyId(id), n + 1);
+        }
+        assert!(cache.seal_counts.len() <= COUNTS);
+        // The one that is nearest to the limit is not the one forgotten.
+        assert!(cache.seal_counts.values().any(|n| *n == COUNTS as u32 + 10));
     }
 }

@@ -73,6 +73,9 @@ pub enum EditLifetime {
 pub struct Written {
     /// The write time it has in the store.
     pub write_time: WriteTime,
+    /// When the message vanishes, in Unix seconds; `None` if it is lasting, and
+    /// for a delete.
+    pub expires_at_s: Option<u32>,
 }
 
 /// One page of an hour.

@@ -1,1 +1,8 @@
+//! The client on the embedded store and the local key ring, with a clock whose
+//! hands the tests turn.
 
+mod bench;
+mod caches;
+mod jobs;
+mod trust;
+mod writes;

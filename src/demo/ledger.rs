@@ -241,8 +241,6 @@ pub struct Reading {
 struct Op {
     id: OpId,
     effect: Effect,
-    /// Where in the order of events it was begun.
-    begun: u64,
     outcome: Option<Outcome>,
     /// Where in the order of events it was answered.
     answered: u64,
@@ -448,7 +446,6 @@ impl Book {
         self.records.entry(name).or_default().push(Op {
             id,
             effect,
-            begun: self.events,
             outcome: None,
             answered: u64::MAX,
         });

@@ -3,5 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | `generate` | messages to fill a store with |
+//! | `ledger` | the truth about what traffic did, and the judgement of reads |
+//! | `traffic` | live readers, writers, editors and deleters |
 
 pub mod generate;
+pub mod ledger;
+pub mod traffic;

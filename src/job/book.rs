@@ -3,9 +3,9 @@
 //! operator's command cannot write (I6).
 
 use crate::clock::SharedClock;
-use crate::ids::{JobId, OrgId};
+use crate::ids::{JobId, OrgId, RecordId};
 use crate::job::message::RekeyRequest;
-use crate::job::rows::{Counts, Effort, JobRow, QuarantineRow, TaskRow, Transition};
+use crate::job::rows::{Counts, Effort, JobRow, QuarantineRow, SliceId, TaskRow, Transition};
 use crate::job::state::JobState;
 use crate::registry::{insert, update};
 use crate::store::{
@@ -105,6 +105,7 @@ impl JobBook {
             activated: None,
             estimate: None,
             rounds: 0,
+            rewrite_round: 0,
             round: None,
             preflights: 0,
             retry_ms: None,
@@ -313,7 +314,7 @@ impl JobBook {
 
     /// Lists a cell that was left as it is. Listing it again keeps the newest.
     pub async fn quarantine(&self, job: JobId, row: &QuarantineRow) -> Result<(), BookError> {
-        let id = format!("{}/{}/{}", row.slice.channel, row.slice.hour, row.record);
+        let id = quarantine_id(&row.slice, &row.record);
         let partition = job.to_string();
         loop {
             let old = self
@@ -334,12 +335,30 @@ impl JobBook {
         }
     }
 
-    /// Cells that a job left as they are, as they were last found.
-    pub async fn quarantined(&self, job: JobId) -> Result<Vec<QuarantineRow>, BookError> {
-        let rows: Vec<Versioned<QuarantineRow>> = self
-            .list(ControlTable::Quarantine, &job.to_string(), "")
+    /// Whether a record was left as it is, and as what.
+    pub async fn is_quarantined(
+        &self,
+        job: JobId,
+        slice: &SliceId,
+        record: &RecordId,
+    ) -> Result<Option<QuarantineRow>, BookError> {
+        let id = quarantine_id(slice, record);
+        let found: Option<Versioned<QuarantineRow>> = self
+            .read(ControlTable::Quarantine, &job.to_string(), &id)
             .await?;
-        Ok(rows.into_iter().map(|v| v.row).collect())
+        Ok(found.map(|v| v.row))
+    }
+
+    /// Cells that a job left as they are and that were not tried again since.
+    pub async fn quarantined(&self, job: &JobRow) -> Result<Vec<QuarantineRow>, BookError> {
+        let partition = job.request.job_id.to_string();
+        let rows: Vec<Versioned<QuarantineRow>> =
+            self.list(ControlTable::Quarantine, &partition, "").await?;
+        Ok(rows
+            .into_iter()
+            .map(|v| v.row)
+            .filter(|row| row.round >= job.rewrite_round)
+            .collect())
     }
 
     async fn commit(
@@ -402,6 +421,10 @@ fn job_id(job: JobId) -> String {
 
 fn open_id(job: JobId) -> String {
     format!("{OPEN}{job}")
+}
+
+fn quarantine_id(slice: &SliceId, record: &RecordId) -> String {
+    format!("{}/{}/{record}", slice.channel, slice.hour)
 }
 
 /// Id of a task: the round, then its number, so that a round lists in order.

@@ -144,6 +144,9 @@ pub struct TaskRun {
     pub pass: Pass,
     /// The round it belongs to.
     pub round: u32,
+    /// The job's last rewriting round: what was left as it is since then cannot
+    /// be rewritten now.
+    pub rewrite_round: u32,
     /// The task's row id, for audit records.
     pub task_id: String,
     /// The fencing token of this claim.

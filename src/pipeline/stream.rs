@@ -6,14 +6,14 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::crypto::CellError;
-use crate::job::{Counts, Effort, Pass};
+use crate::job::{Counts, Effort, Pass, SliceId};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::triage::{Looking, Triage, triage};
 use crate::pipeline::unwrap::SliceKeyRing;
 use crate::pipeline::work::{Cell, Page, Slice, SliceTicket, Tally};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::ChannelView;
-use crate::store::{Consistency, PageLimit};
+use crate::store::{Consistency, PageLimit, StoredCell};
 
 /// Reads up to `limits.slices` slices at once. Pages with work go to `work`,
 /// the others straight to `done`.
@@ -144,11 +144,14 @@ async fn read_slice(
                 }),
                 Triage::Current => tally.counts.current += 1,
                 Triage::Expired => tally.counts.expired += 1,
-                Triage::Find => {
+                Triage::Find => match left_alone(task, &ticket.slice, &stored).await? {
+                    Some(code) => tally.quarantine(stored.record, stored.write_time, code),
                     // Somebody wrote it after it was gone through.
-                    tally.counts.changed += 1;
-                    tally.effort.finds += 1;
-                }
+                    None => {
+                        tally.counts.changed += 1;
+                        tally.effort.finds += 1;
+                    }
+                },
                 Triage::AboveNewest(error) | Triage::Bad(error) => {
                     quarantine(&mut tally, stored.record, stored.write_time, &error);
                 }
@@ -171,6 +174,23 @@ async fn read_slice(
         }
     }
     Ok(())
+}
+
+/// Why the last rewriting round left this very cell as it is, if it did: a cell
+/// that cannot be rewritten is not found anew by each scan.
+async fn left_alone(
+    task: &TaskRun,
+    slice: &SliceId,
+    stored: &StoredCell,
+) -> Result<Option<String>, TaskError> {
+    let shared = &task.shared;
+    let listed = patiently(&shared.clock, || {
+        shared.book.is_quarantined(task.job, slice, &stored.record)
+    })
+    .await?;
+    Ok(listed
+        .filter(|row| row.round >= task.rewrite_round && row.write_time == stored.write_time.0)
+        .map(|row| row.code))
 }
 
 async fn read_view(task: &TaskRun, ticket: &SliceTicket) -> Result<Arc<ChannelView>, TaskError> {

@@ -190,6 +190,7 @@ async fn run_task(
         to_cmk: request.to_cmk.clone(),
         pass: round.pass,
         round: round.number,
+        rewrite_round: job.rewrite_round,
         task_id: task_id.clone(),
         token,
         hold: hold.clone(),

@@ -22,6 +22,9 @@ pub(super) async fn plan(
     let mut number = 0;
     hold.save(|row| {
         row.rounds += 1;
+        if pass == Pass::Rewrite {
+            row.rewrite_round = row.rounds;
+        }
         number = row.rounds;
         row.round = Some(Round {
             number,

@@ -41,14 +41,15 @@ pub(super) async fn run(worker: &Worker, job: &JobRow) -> Result<Found, WorkerEr
         job,
         list: &list,
     };
-    for outcome in [
-        trial.describe_target().await?,
-        trial.use_target().await?,
-        trial.use_source(&org_row.cmk).await?,
-    ] {
-        if let Some(found) = outcome {
-            return Ok(found);
-        }
+    // One after the other: a target that is disabled costs one call.
+    if let Some(found) = trial.describe_target().await? {
+        return Ok(found);
+    }
+    if let Some(found) = trial.use_target().await? {
+        return Ok(found);
+    }
+    if let Some(found) = trial.use_source(&org_row.cmk).await? {
+        return Ok(found);
     }
     let slices = count_slices(&shared.store, &shared.registry, &request.org).await?;
     // Rewriting opens one key and makes one, or wraps one anew; the proof opens

@@ -1,6 +1,5 @@
 //! A data directory with an organization in it, and workers on it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rekeyd::audit::AuditLog;
@@ -313,6 +312,3 @@ impl RunningWorker {
         self.audit.close().await.unwrap();
     }
 }
-
-/// `Arc` for tests that share a rig among tasks.
-pub type SharedRig = Arc<Rig>;

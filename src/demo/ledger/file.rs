@@ -28,7 +28,10 @@ pub(super) struct EventFile(File);
 
 impl EventFile {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(path)?;
         Ok(Self(file))
     }
 

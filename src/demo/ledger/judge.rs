@@ -47,9 +47,7 @@ pub(super) fn judge(
             }) {
                 return None;
             }
-            let gone = |op: &&Op| {
-                op.effect == Effect::Delete || !may_still_show(op, began.since)
-            };
+            let gone = |op: &&Op| op.effect == Effect::Delete || !may_still_show(op, began.since);
             let wrong = if !ops.iter().any(|op| wrote_it(&op)) {
                 if ops.is_empty() {
                     Wrong::Revived
