@@ -105,13 +105,13 @@ pub enum LoadError {
     #[error("slice {slice}: {error}")]
     Cell {
         /// The slice.
-        slice: SliceKey,
+        slice: Box<SliceKey>,
         /// Why.
         error: CellError,
     },
     /// A sealed cell did not open to what was sealed: broken memory or a bug.
     #[error("slice {0}: a new cell did not open again; nothing of its batch was written")]
-    SelfCheck(SliceKey),
+    SelfCheck(Box<SliceKey>),
     /// A key of the slice has sealed all it may.
     #[error(transparent)]
     Spent(#[from] SealLimit),
@@ -120,7 +120,7 @@ pub enum LoadError {
     KeyRow(#[from] KeyRowError),
     /// The registry changed under every try.
     #[error("slice {0} could not be written in {TRIES} tries; is the store overloaded?")]
-    Unsettled(SliceKey),
+    Unsettled(Box<SliceKey>),
 }
 
 /// Loads messages into one workspace of one organization.
@@ -136,7 +136,7 @@ pub struct Loader {
     timing: Timing,
     why: Use,
     views: Mutex<HashMap<ChannelId, Arc<ChannelView>>>,
-    sealers: Mutex<HashMap<(SliceKey, Epoch, Epoch), Weak<OnceCell<Sealer>>>>,
+    sealers: Mutex<Sealers>,
 }
 
 /// A slice's key for sealing.
@@ -144,6 +144,9 @@ struct Sealer {
     key: CellKey,
     nonces: Mutex<NonceSource>,
 }
+
+/// The sealers in use, by slice and desired epochs (cells, wraps).
+type Sealers = HashMap<(SliceKey, Epoch, Epoch), Weak<OnceCell<Sealer>>>;
 
 /// Messages of one slice.
 struct Batch {
@@ -295,7 +298,7 @@ impl Loader {
             return Ok(report);
         }
         let slice = SliceKey::messages(&self.org, &batch.channel, batch.hour);
-        Err(LoadError::Unsettled(slice))
+        Err(LoadError::Unsettled(Box::new(slice)))
     }
 
     fn is_fresh(&self, view: &ChannelView) -> bool {
@@ -382,7 +385,7 @@ impl Loader {
                 .await?;
             let key = CellKey::derive(dek, &row.scope);
             check_commitment(&key, row, &row.key_id()).map_err(|error| LoadError::Cell {
-                slice: slice.clone(),
+                slice: Box::new(slice.clone()),
                 error,
             })?;
             report.keys_opened += 1;
@@ -431,7 +434,7 @@ impl Loader {
         batch: &Batch,
         report: &mut LoadReport,
     ) -> Result<Vec<CellWrite>, LoadError> {
-        let slice = || SliceKey::messages(&self.org, &batch.channel, batch.hour);
+        let slice = || Box::new(SliceKey::messages(&self.org, &batch.channel, batch.hour));
         let bad = |error| LoadError::Cell {
             slice: slice(),
             error,

@@ -4,10 +4,12 @@
 //! | file | what |
 //! |---|---|
 //! | `load` | encrypts messages and writes them |
+//! | `progress` | how far an import has come, in a file |
 //! | `report` | what a reader read, and what it could not read and why |
 //! | `slack` | Slack exports, as a folder or a ZIP file |
 
 pub mod load;
+pub mod progress;
 pub mod report;
 pub mod slack;
 
