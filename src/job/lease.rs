@@ -19,6 +19,9 @@ use crate::job::state::JobState;
 use crate::registry::Timing;
 use crate::store::{ControlTable, StoreErrorClass};
 
+#[cfg(test)]
+mod tests;
+
 /// A worker process, as leases name it.
 #[derive(Clone)]
 pub struct WorkerName {

@@ -125,3 +125,73 @@ impl FromStr for JobState {
             .ok_or_else(|| format!("`{text}` is no state of a job"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOC: &str = include_str!("../../docs/state-machine.md");
+
+    /// The rows of the table whose header begins with these words, each split
+    /// into its cells.
+    fn table(header: &str) -> Vec<Vec<String>> {
+        let rows: Vec<Vec<String>> = DOC
+            .lines()
+            .skip_while(|line| !line.starts_with(header))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| {
+                let cells = line.trim_matches('|').split('|');
+                cells.map(|cell| cell.trim().to_owned()).collect()
+            })
+            .collect();
+        assert!(!rows.is_empty(), "no table begins with `{header}`");
+        rows
+    }
+
+    fn state(cell: &str) -> JobState {
+        cell.trim_matches('`').parse().unwrap()
+    }
+
+    #[test]
+    fn every_pair_of_states_is_as_the_document_says() {
+        let rows = table("| from | to |");
+        let ways: BTreeSet<(JobState, JobState)> = rows
+            .iter()
+            .map(|row| (state(&row[0]), state(&row[1])))
+            .collect();
+        assert_eq!(ways.len(), rows.len(), "a way is listed twice");
+        for from in JobState::ALL {
+            for to in JobState::ALL {
+                assert_eq!(
+                    from.may_become(to),
+                    ways.contains(&(from, to)),
+                    "{from} to {to}: code and docs/state-machine.md differ"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_state_is_explained_once() {
+        let explained: Vec<JobState> = table("| state | meaning |")
+            .iter()
+            .map(|row| state(&row[0]))
+            .collect();
+        let mut sorted = explained.clone();
+        sorted.sort();
+        let mut all = JobState::ALL;
+        all.sort();
+        assert_eq!(sorted, all);
+    }
+
+    #[test]
+    fn cancelling_is_possible_wherever_it_can_still_be_true() {
+        for from in JobState::ALL {
+            let expected = !from.is_final() && from != JobState::Activating;
+            assert_eq!(from.may_become(JobState::Cancelled), expected, "{from}");
+        }
+    }
+}

@@ -18,6 +18,10 @@ use crate::pipeline::order::InOrder;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::work::{Bad, Blocked, Tally};
 use crate::pipeline::{TaskError, TaskRun};
+use crate::registry::Timing;
+
+#[cfg(test)]
+mod tests;
 
 /// The last stage.
 pub(super) async fn run(
@@ -91,6 +95,15 @@ impl Progress {
     /// Whether a checkpoint may stand here and would say something new.
     fn is_due(&self) -> bool {
         self.whole.is_none() && (self.checkpoint.is_some() || !self.retried.is_empty())
+    }
+
+    /// Gives what the next checkpoint covers, and begins anew behind it.
+    fn hand_over(&mut self) -> Self {
+        let mut taken = std::mem::replace(self, Self::new(self.retrying));
+        // A slice that is covered wholly or not at all stays for the next time.
+        self.whole = taken.whole.take();
+        self.cut_short = taken.cut_short;
+        taken
     }
 
     /// Takes the next page in order.
@@ -173,35 +186,34 @@ async fn save(task: &TaskRun, progress: &mut Progress) -> Result<(), TaskError> 
     }
     shared.audit.durable().await?;
     killpoint::reach("checkpoint_before");
-    let mut taken = std::mem::replace(progress, Progress::new(progress.retrying));
-    // A slice that is covered wholly or not at all stays for the next time.
-    progress.whole = taken.whole.take();
-    progress.cut_short = taken.cut_short;
+    let taken = progress.hand_over();
     task.hold
-        .save(|row| {
-            if taken.retrying {
-                note_retry(task, row, taken, now_ms);
-            } else {
-                note_progress(task, row, taken, now_ms);
-            }
-        })
+        .save(|row| note(&shared.timing, row, taken, now_ms))
         .await?;
     killpoint::reach("checkpoint_after");
     Ok(())
 }
 
-fn note_progress(task: &TaskRun, row: &mut TaskRow, taken: Progress, now_ms: u64) {
+fn note(timing: &Timing, row: &mut TaskRow, taken: Progress, now_ms: u64) {
+    if taken.retrying {
+        note_retry(timing, row, taken, now_ms);
+    } else {
+        note_progress(timing, row, taken, now_ms);
+    }
+}
+
+fn note_progress(timing: &Timing, row: &mut TaskRow, taken: Progress, now_ms: u64) {
     row.counts.add(&taken.counts);
     row.effort.add(&taken.effort);
     if taken.checkpoint.is_some() {
         row.checkpoint = taken.checkpoint;
     }
     for whole in taken.blocked {
-        row.blocked.extend(blocked_slice(task, whole, 1, now_ms));
+        row.blocked.extend(blocked_slice(timing, whole, 1, now_ms));
     }
 }
 
-fn note_retry(task: &TaskRun, row: &mut TaskRow, taken: Progress, now_ms: u64) {
+fn note_retry(timing: &Timing, row: &mut TaskRow, taken: Progress, now_ms: u64) {
     row.counts.add(&taken.counts);
     // The slices and bytes of a retry were counted when they were first read.
     row.effort.add(&Effort {
@@ -216,13 +228,13 @@ fn note_retry(task: &TaskRun, row: &mut TaskRow, taken: Progress, now_ms: u64) {
         let before = row.blocked.remove(at);
         row.counts.subtract(&before.counts);
         row.blocked
-            .extend(blocked_slice(task, whole, before.tries + 1, now_ms));
+            .extend(blocked_slice(timing, whole, before.tries + 1, now_ms));
     }
 }
 
-fn blocked_slice(task: &TaskRun, whole: Whole, tries: u32, now_ms: u64) -> Option<BlockedSlice> {
+fn blocked_slice(timing: &Timing, whole: Whole, tries: u32, now_ms: u64) -> Option<BlockedSlice> {
     let why = whole.why?;
-    let wait = task.shared.timing.blocked_retry(tries);
+    let wait = timing.blocked_retry(tries);
     Some(BlockedSlice {
         slice: whole.slice,
         after: whole.after,

@@ -122,6 +122,8 @@ impl SliceKeyRing {
                 crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string())
             })?,
         };
+        // The record of the call is on disk before what follows from it (I16).
+        shared.audit.durable().await?;
         let inserted = patiently(&shared.clock, || {
             shared.store.insert_key(&self.address, &row)
         })
@@ -484,6 +486,8 @@ async fn make_key(
             .encode()
             .map_err(|e| crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string()))?,
     };
+    // The record of the call is on disk before what follows from it (I16).
+    shared.audit.durable().await?;
     patiently(&shared.clock, || {
         shared.store.insert_key(slice.keys.address(), &row)
     })

@@ -329,22 +329,24 @@ impl Driver<'_> {
             return self.block(job, &sum).await;
         }
         let old = old_cmk(job);
-        let verdict = match self.lapsed(job).await? {
-            Some(lapsed) => lapsed,
-            None => self.last_words(job, old.clone()).await?,
-        };
-        // Before the end is recorded: a takeover repeats this, and the end does
-        // not come without it.
-        if shared
-            .registry
-            .make_source_only(&job.request.org, &old)
-            .await?
-        {
-            let mut record =
-                Record::registry(&job.request.org, "source_only", None, &self.why(job));
-            record.cmk = Some(old);
-            shared.audit.record(record);
+        let mut lapsed = self.lapsed(job).await?;
+        if lapsed.is_none() {
+            // Before the end is recorded: a takeover repeats this, and the end
+            // does not come without it.
+            let registry = &shared.registry;
+            if registry.make_source_only(&job.request.org, &old).await? {
+                let mut record =
+                    Record::registry(&job.request.org, "source_only", None, &self.why(job));
+                record.cmk = Some(old.clone());
+                shared.audit.record(record);
+            }
+            // From here on no job can make it active, so this look is the last.
+            lapsed = self.lapsed(job).await?;
         }
+        let verdict = match lapsed {
+            Some(lapsed) => lapsed,
+            None => self.last_words(job, old).await?,
+        };
         self.note_scan(job, "verdict", &sum.counts);
         tracing::info!(%verdict, "verdict");
         self.go(job, JobState::Drained, &verdict.to_string(), |row| {
@@ -531,6 +533,7 @@ impl Driver<'_> {
     ) -> Result<(), WorkerError> {
         let _moving = self.moving.lock().await;
         // What led here is on disk before the state says so (I16).
+        self.worker.note_intent(job, to, why);
         self.worker.shared.audit.durable().await?;
         killpoint::reach("job_before_transition");
         let step = self.hold.transition(job, to, why, change).await?;

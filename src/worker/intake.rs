@@ -96,6 +96,11 @@ impl Intake<'_> {
             Err(error) => return Err(error.into()),
         }
         let body_sha256 = message.body_sha256();
+        let mut queued = Record::transition(&request.org, None, "queued", &because(request));
+        queued.body_sha256 = Some(body_sha256.clone());
+        // Before and after: a kill in between leaves no job without a record.
+        shared.audit.record(queued.clone().intended());
+        shared.audit.durable().await?;
         killpoint::reach("intake_before_record");
         let recorded = shared
             .book
@@ -109,9 +114,7 @@ impl Intake<'_> {
             return self.refuse(delivery, Some(request), why).await;
         }
         if recorded == Recorded::New {
-            let mut record = Record::transition(&request.org, None, "queued", &because(request));
-            record.body_sha256 = Some(body_sha256);
-            shared.audit.record(record);
+            shared.audit.record(queued);
             shared.audit.durable().await?;
         }
         killpoint::reach("intake_before_delete");

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::audit::{AuditError, Record};
-use crate::job::{BookError, HoldError, JobRow, Transition, WorkerName};
+use crate::job::{BookError, HoldError, JobRow, JobState, Transition, WorkerName};
 use crate::kms::{KmsError, ReasonCode, Use};
 use crate::pipeline::{Shared, TaskError};
 use crate::queue::{QueueError, SharedQueue};
@@ -152,24 +152,35 @@ impl Worker {
         }
     }
 
+    /// Puts into the audit log that a job is about to be moved: a kill between
+    /// the change and its own record then leaves no change without any (I16).
+    fn note_intent(&self, job: &JobRow, to: JobState, why: &str) {
+        let record = transition_record(job, job.state, to, why);
+        self.shared.audit.record(record.intended());
+    }
+
     /// Puts a transition into the audit log and the other log.
     fn note_transition(&self, job: &JobRow, step: &Transition) {
         let request = &job.request;
-        let mut why = Use::new(ReasonCode::Rekey, step.why.clone());
-        why.job = Some(request.job_id);
-        why.requested_by = Some(request.requested_by.clone());
-        let from = step.from.as_str();
-        let mut record = Record::transition(&request.org, Some(from), step.to.as_str(), &why);
+        let mut record = transition_record(job, step.from, step.to, &step.why);
         if step.to.is_final() {
             record.counts = Some(audit_counts(&job.rewriting));
             record.streams = job.streams.clone();
         }
         self.shared.audit.record(record);
         tracing::info!(
-            org = %request.org, job = %request.job_id, from, to = step.to.as_str(),
-            why = %step.why, "job goes on"
+            org = %request.org, job = %request.job_id, from = step.from.as_str(),
+            to = step.to.as_str(), why = %step.why, "job goes on"
         );
     }
+}
+
+fn transition_record(job: &JobRow, from: JobState, to: JobState, why: &str) -> Record {
+    let request = &job.request;
+    let mut because = Use::new(ReasonCode::Rekey, why);
+    because.job = Some(request.job_id);
+    because.requested_by = Some(request.requested_by.clone());
+    Record::transition(&request.org, Some(from.as_str()), to.as_str(), &because)
 }
 
 /// The same counts, as the audit log writes them.

@@ -3,7 +3,7 @@
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::JobId;
-use rekeyd::job::{BookError, JobMessage, JobState, Mode};
+use rekeyd::job::{BookError, JobMessage, JobState, Mode, Recorded};
 use rekeyd::kms::local::NewKey;
 
 use crate::rig::Rig;
@@ -104,6 +104,62 @@ async fn a_job_back_to_the_old_key_makes_the_first_verdict_lapse() {
         "{verdict}"
     );
     assert_eq!(only_epoch(&rig).await, 3);
+}
+
+/// The old key is not active at the end, but it was meanwhile: what was written
+/// then is newer than the first job, whose scans say nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_active_in_between_makes_the_first_verdict_lapse() {
+    let rig = Rig::new().await;
+    rig.fill(&recipe()).await;
+    let third = rig
+        .ring
+        .create_key(&rekeyd::wiring::unlock(&rig.config), &NewKey::default());
+    let third = third.unwrap();
+    rig.allow(&third).await;
+    let worker = rig.worker().await;
+    let mut jobs = Vec::new();
+    for to in [&rig.new, &rig.old, &third] {
+        let job = rig.enqueue(rig.request(to, Mode::Reencrypt)).await;
+        rig.wait(job, "activation", |row| row.activated.is_some())
+            .await;
+        jobs.push(job);
+    }
+    let mut verdicts = Vec::new();
+    for job in jobs {
+        let row = rig.wait_state(job, JobState::Drained).await;
+        verdicts.push(row.verdict.unwrap());
+    }
+    worker.stop().await;
+    assert!(
+        verdicts[0].contains("must not be disabled"),
+        "{}",
+        verdicts[0]
+    );
+    for (verdict, old) in verdicts[1..].iter().zip([&rig.new, &rig.old]) {
+        let good = format!("no live cell or key needs {old}");
+        assert!(verdict.starts_with(&good), "{verdict}");
+    }
+    assert_eq!(only_epoch(&rig).await, 4);
+}
+
+/// Tasks are filed by job id: two organizations must not share one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_id_is_taken_for_one_organization() {
+    let rig = Rig::new().await;
+    let request = rig.request(&rig.new, Mode::Reencrypt);
+    let mut other = request.clone();
+    other.org = rekeyd::ids::OrgId::new("other").unwrap();
+    for (request, expected) in [
+        (&request, Recorded::New),
+        (&other, Recorded::Taken),
+        (&request, Recorded::Before),
+    ] {
+        let recorded = rig.book.record(request, "hash", "a test").await.unwrap();
+        assert_eq!(recorded, expected, "{}", request.org);
+    }
+    let of_other = rig.book.get(&other.org, other.job_id).await.unwrap();
+    assert!(of_other.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
