@@ -35,7 +35,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             blocked.entry(slice.code.clone()).or_default().push(slice);
         }
         let mut quarantined: BTreeMap<String, Vec<QuarantineRow>> = BTreeMap::new();
-        for cell in book.quarantined(id).await? {
+        for cell in book.quarantined(&job).await? {
             quarantined.entry(cell.code.clone()).or_default().push(cell);
         }
         let programs = json!({

@@ -333,6 +333,7 @@ mod tests {
             activated: None,
             estimate: None,
             rounds: 1,
+            rewrite_round: 1,
             round: Some(Round {
                 number: 1,
                 pass: Pass::Rewrite,
