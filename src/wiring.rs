@@ -205,6 +205,16 @@ pub struct WorkerParts {
 
 /// Puts a worker together.
 pub async fn worker(config: &Config, clock: &SharedClock) -> Result<WorkerParts, WiringError> {
+    worker_on(store(config, clock)?, config, clock).await
+}
+
+/// Puts a worker together on a store that is open already, or on a decorator
+/// around it.
+pub async fn worker_on(
+    store: SharedStore,
+    config: &Config,
+    clock: &SharedClock,
+) -> Result<WorkerParts, WiringError> {
     let name = config.worker.id.clone().unwrap_or_else(|| {
         let origin = Origin::here("rekeyd worker", "", None);
         format!(
@@ -214,7 +224,6 @@ pub async fn worker(config: &Config, clock: &SharedClock) -> Result<WorkerParts,
             rand::random::<u32>()
         )
     });
-    let store = store(config, clock)?;
     let registry = Registry::new(store.clone(), clock.clone());
     let timing = registry.timing().await?;
     let queue = queue(config, clock)?;

@@ -35,9 +35,10 @@ pub(super) async fn run(
     let mut progress = Progress::new(retrying);
     let mut saved_at: BootTime = shared.clock.boot();
     while let Some(mut tally) = done.recv().await {
-        // The room goes back now, not in order: a page that waits here for one
-        // before it must not keep that one from being read.
+        // Room and turn go back now, not in order: a page that waits here for
+        // one before it must not keep that one from being read.
         tally.room = None;
+        tally.turn = None;
         order.push(tally.slice.number, tally.page, tally.last_page, tally);
         while let Some(tally) = order.pop() {
             progress.take(tally);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::crypto::{NonceSource, cell};
+use crate::crypto::{CellError, CellKey, NonceSource, Plaintext, cell};
 use crate::epoch::Epoch;
 use crate::killpoint;
 use crate::pipeline::crossing::cross;
@@ -46,13 +46,7 @@ fn one_page(task: &TaskRun, openable: OpenablePage) -> SealedPage {
                     &locus,
                     plaintext.as_bytes(),
                 )?;
-                // I9: no cell is written that was not opened and compared.
-                let back = cell::open(seal_key, &locus, &new)?;
-                if back.as_bytes() == plaintext.as_bytes() {
-                    Ok(new)
-                } else {
-                    Err(crate::crypto::CellError::TagMismatch)
-                }
+                compared(seal_key, &locus, new, &plaintext)
             });
             match made {
                 Ok(new) => cells.push(NewCell {
@@ -74,5 +68,63 @@ fn one_page(task: &TaskRun, openable: OpenablePage) -> SealedPage {
         answered_at: page.answered_at,
         epoch,
         cells,
+    }
+}
+
+/// I9: no cell is written that was not opened and compared.
+fn compared(
+    key: &CellKey,
+    locus: &Locus<'_>,
+    new: Vec<u8>,
+    plaintext: &Plaintext,
+) -> Result<Vec<u8>, CellError> {
+    let back = cell::open(key, locus, &new)?;
+    if back.as_bytes() == plaintext.as_bytes() {
+        Ok(new)
+    } else {
+        Err(CellError::TagMismatch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ChannelId, OrgId, RecordId, WorkspaceId};
+    use crate::kms::Dek;
+    use crate::scope::Scope;
+
+    /// What memory or a faulty processor could do to a new cell.
+    #[test]
+    fn i09_a_new_cell_that_does_not_hold_the_message_is_not_written() {
+        let (org, channel) = (OrgId::new("acme").unwrap(), ChannelId::new("c1").unwrap());
+        let record = RecordId::new("r1").unwrap();
+        let scope = Scope::Message {
+            org: org.clone(),
+            workspace: WorkspaceId::new("w1").unwrap(),
+            channel: channel.clone(),
+            hour: "2019-02-13T17".parse().unwrap(),
+        };
+        let key = CellKey::derive(Dek::new(zeroize::Zeroizing::new([7; 32])), &scope);
+        let locus = Locus::Message {
+            org: &org,
+            channel: &channel,
+            record: &record,
+        };
+        let epoch = Epoch::FIRST;
+        let mut nonces = NonceSource::new();
+        let mut seal =
+            |text: &[u8]| cell::seal(&key, epoch, None, &nonces.next(), &locus, text).unwrap();
+        let plaintext = Plaintext::new(b"a message".to_vec());
+        let good = seal(b"a message");
+        assert!(compared(&key, &locus, good.clone(), &plaintext).is_ok());
+        assert!(compared(&key, &locus, seal(b"b message"), &plaintext).is_err());
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                compared(&key, &locus, bad, &plaintext).is_err(),
+                "bit {bit}"
+            );
+        }
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::crypto::CellError;
-use crate::job::{Counts, Effort, Pass, SliceId};
+use crate::job::{Counts, Effort, Mode, Pass, SliceId};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::triage::{Looking, Triage, triage};
 use crate::pipeline::unwrap::SliceKeyRing;
@@ -47,8 +47,17 @@ async fn read_slice(
 ) -> Result<(), TaskError> {
     let shared = &task.shared;
     let limits = &shared.limits;
+    // What is sealed and not written yet is done again after a kill. So a page
+    // that is rewritten has no more rows than a batch, and a slice has one such
+    // page under way; the next is read meanwhile. Throughput comes from the
+    // number of slices.
+    let rewrites = task.pass == Pass::Rewrite && task.mode == Mode::Reencrypt;
     let limit = PageLimit {
-        rows: limits.page_rows,
+        rows: if rewrites {
+            limits.page_rows.min(limits.batch_rows)
+        } else {
+            limits.page_rows
+        },
         bytes: limits.page_bytes,
     };
     let consistency = match task.pass {
@@ -60,6 +69,7 @@ async fn read_slice(
         number: ticket.number,
         keys: SliceKeyRing::new(&task.org, &ticket.slice),
         id: ticket.slice.clone(),
+        turn: Arc::new(Semaphore::new(1)),
     });
     let mut after = ticket.resume_after.clone();
     for page_number in 0.. {
@@ -118,6 +128,7 @@ async fn read_slice(
             bad: Vec::new(),
             blocked: None,
             room: Some(room),
+            turn: None,
         };
         after = page.next;
         let mut cells = Vec::new();
@@ -160,6 +171,10 @@ async fn read_slice(
         let sent = if cells.is_empty() {
             done.send(tally).await.is_ok()
         } else {
+            if rewrites {
+                let turn = slice.turn.clone().acquire_owned().await;
+                tally.turn = Some(turn.map_err(|_| TaskError::Compute)?);
+            }
             let page = Page {
                 tally,
                 view: view.clone(),

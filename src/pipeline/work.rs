@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::{BootTime, WallTime, WriteTime};
 use crate::crypto::{CellKey, Header, KeyId};
@@ -32,6 +32,9 @@ pub struct Slice {
     pub id: SliceId,
     /// Its data keys, opened once for all pages.
     pub keys: SliceKeyRing,
+    /// One permit: its pages are sealed and written one at a time, so that a
+    /// kill costs at most one of them.
+    pub turn: Arc<Semaphore>,
 }
 
 /// A cell that needs work.
@@ -93,6 +96,8 @@ pub struct Tally {
     pub blocked: Option<Blocked>,
     /// Room in memory, given back when the page is done.
     pub room: Option<OwnedSemaphorePermit>,
+    /// The slice's turn, while it rewrites; passed on when the page is done.
+    pub turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Tally {

@@ -1,8 +1,11 @@
 //! A data directory with an organization in it, and workers on it.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rekeyd::audit::AuditLog;
+use rekeyd::client::{Client, InProcessKeys};
 use rekeyd::clock::{SharedClock, SystemClock};
 use rekeyd::config::Config;
 use rekeyd::crypto::{CellKey, KeyRowBody, NonceSource, cell, expiry};
@@ -45,38 +48,20 @@ pub struct Rig {
 impl Rig {
     /// An organization `acme` under one CMK, with a second one allowed.
     pub async fn new() -> Self {
+        Self::with_timing(&Timing::demo()).await
+    }
+
+    /// The same, in a store with other waits.
+    pub async fn with_timing(timing: &Timing) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config::default_for(dir.path()).unwrap();
-        config.worker.poll_ms = 50;
-        config.worker.checkpoint_ms = 50;
+        let config = small_steps(dir.path());
         let clock = SystemClock::shared();
-        wiring::init(&config, &Timing::demo(), &clock)
-            .await
-            .unwrap();
+        wiring::init(&config, timing, &clock).await.unwrap();
         let ring = RingAdmin::open(&config.kms.ring).unwrap();
         let unlock = wiring::unlock(&config);
         let old = ring.create_key(&unlock, &NewKey::default()).unwrap();
         let new = ring.create_key(&unlock, &NewKey::default()).unwrap();
-        let store = wiring::store(&config, &clock).unwrap();
-        let queue = wiring::queue(&config, &clock).unwrap();
-        let audit = wiring::audit(&config, "rekeyd test", None, &clock).unwrap();
-        let (kms, _) = wiring::kms(&config, "operator", &audit, &clock).unwrap();
-        let rig = Self {
-            registry: Registry::new(store.clone(), clock.clone()),
-            book: JobBook::new(store.clone(), clock.clone()),
-            org: OrgId::new("acme").unwrap(),
-            workspace: WorkspaceId::new("w1").unwrap(),
-            dir,
-            config,
-            clock,
-            store,
-            queue,
-            audit,
-            kms,
-            ring,
-            old,
-            new,
-        };
+        let rig = Self::open(dir, config, old, new);
         let canary = rig.canary(&rig.old).await;
         rig.registry
             .add_org(&rig.org, &rig.old, &canary, "test")
@@ -84,6 +69,56 @@ impl Rig {
             .unwrap();
         rig.allow(&rig.new).await;
         rig
+    }
+
+    /// A client library of its own: nothing cached.
+    pub async fn client(&self) -> Client {
+        let (kms, _) = wiring::kms(&self.config, "application", &self.audit, &self.clock).unwrap();
+        let keys = InProcessKeys::builder(
+            self.store.clone(),
+            kms,
+            wiring::PROVIDER,
+            self.audit.clone(),
+            self.clock.clone(),
+        );
+        let keys = Arc::new(keys.build().await.unwrap());
+        Client::builder(self.store.clone(), keys)
+            .build()
+            .await
+            .unwrap()
+    }
+
+    /// The same data in another directory. Filling a store costs many calls
+    /// and commits; copying one costs nothing. Nobody may write to this one
+    /// meanwhile.
+    pub fn copy(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy_files(self.dir.path(), dir.path());
+        let config = small_steps(dir.path());
+        Self::open(dir, config, self.old.clone(), self.new.clone())
+    }
+
+    fn open(dir: tempfile::TempDir, config: Config, old: CmkArn, new: CmkArn) -> Self {
+        let clock = SystemClock::shared();
+        let store = wiring::store(&config, &clock).unwrap();
+        let audit = wiring::audit(&config, "rekeyd test", None, &clock).unwrap();
+        let (kms, _) = wiring::kms(&config, "operator", &audit, &clock).unwrap();
+        Self {
+            registry: Registry::new(store.clone(), clock.clone()),
+            book: JobBook::new(store.clone(), clock.clone()),
+            queue: wiring::queue(&config, &clock).unwrap(),
+            ring: RingAdmin::open(&config.kms.ring).unwrap(),
+            org: OrgId::new("acme").unwrap(),
+            workspace: WorkspaceId::new("w1").unwrap(),
+            dir,
+            config,
+            clock,
+            store,
+            audit,
+            kms,
+            old,
+            new,
+        }
     }
 
     /// Puts a CMK on the allow-list.
@@ -186,7 +221,14 @@ impl Rig {
 
     /// Starts a worker in this process.
     pub async fn worker(&self) -> RunningWorker {
-        let parts = wiring::worker(&self.config, &self.clock).await.unwrap();
+        self.worker_on(self.store.clone()).await
+    }
+
+    /// The same, on a decorator around the store.
+    pub async fn worker_on(&self, store: SharedStore) -> RunningWorker {
+        let parts = wiring::worker_on(store, &self.config, &self.clock)
+            .await
+            .unwrap();
         let (ask, stop) = watch::channel(false);
         let running = tokio::spawn(parts.worker.clone().run(stop));
         RunningWorker {
@@ -290,6 +332,51 @@ impl Rig {
             }
         }
         epochs
+    }
+}
+
+/// Waits still smaller than the demo's, for most of a scenario is waiting.
+pub fn short_waits() -> Timing {
+    let mut t = Timing {
+        status_time_ms: 400,
+        request_timeout_ms: 400,
+        max_skew_ms: 20,
+        row_age_ms: 400,
+        lease_ms: 1_000,
+        margin_ms: 100,
+        grace_ms: 1_000,
+        drain_ms: 0,
+        blocked_retry_ms: 500,
+        blocked_retry_max_ms: 10_000,
+    };
+    t.drain_ms = t.settle_ms();
+    t.check().unwrap();
+    t
+}
+
+/// A configuration under which small tests take many steps.
+fn small_steps(dir: &Path) -> Config {
+    let mut config = Config::default_for(dir).unwrap();
+    config.worker.poll_ms = 50;
+    config.worker.checkpoint_ms = 50;
+    config
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&target)
+                .unwrap();
+            copy_files(&entry.path(), &target);
+        } else if target.extension().is_none_or(|e| e != "db-shm") {
+            // The index of the write-ahead log is made anew by who opens first.
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
     }
 }
 

@@ -1,0 +1,20 @@
+//! Workers that are killed, and what is left of their work.
+//!
+//! Real worker processes, SIGKILL, and live traffic on the client library. After
+//! each death everything is held against the traffic's ledger.
+//!
+//! | file | what |
+//! |---|---|
+//! | `kill_points` | a death before and after every durable step |
+//! | `random_kills` | deaths at any instant, and zombies |
+//! | `site` | a store with traffic on it, and what must be true at the end |
+//! | `process` | a worker process |
+
+mod kill_points;
+mod process;
+mod random_kills;
+#[path = "../suite/rig.rs"]
+// The whole of it is used by tests/suite.
+#[allow(dead_code)]
+mod rig;
+mod site;
