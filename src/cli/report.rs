@@ -201,7 +201,7 @@ impl From<RegistryError> for Failure {
                 Self::new(Exit::Conflict, what)
             }
             RegistryError::NoTiming => Self::new(Exit::NotSetUp, what).help(RUN_INIT),
-            RegistryError::Contended(_) => Self::new(Exit::Unavailable, what).help(TRY_AGAIN),
+            RegistryError::Contended(_) | RegistryError::NotMine(_) => Self::new(Exit::Unavailable, what).help(TRY_AGAIN),
             RegistryError::Timing(_) | RegistryError::Malformed { .. } => {
                 Self::new(Exit::Failed, what)
             }

@@ -185,7 +185,7 @@ impl From<RegistryError> for ErrorKind {
             RegistryError::UnknownOrg(_)
             | RegistryError::UnknownChannel { .. }
             | RegistryError::WrongWorkspace { .. } => ErrorKind::NotFound(error.to_string()),
-            RegistryError::Contended(_) => ErrorKind::Unavailable {
+            RegistryError::Contended(_) | RegistryError::NotMine(_) => ErrorKind::Unavailable {
                 what: "store",
                 detail: error.to_string(),
             },

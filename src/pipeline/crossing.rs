@@ -1,6 +1,7 @@
 //! The one place where work goes from the async runtime to the compute threads
 //! and back.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -40,9 +41,14 @@ where
                 let (done, answer) = oneshot::channel();
                 let work = work.clone();
                 pool.spawn(move || {
-                    let results: Vec<O> = batch.into_iter().map(|item| work(item)).collect();
-                    // Nobody listens any more if the task was dropped meanwhile.
-                    let _ = done.send(results);
+                    // A panic here must cost the task, not the process. What is
+                    // behind it is dropped with it: the task is taken up again
+                    // at its checkpoint.
+                    let all = move || batch.into_iter().map(|item| work(item)).collect::<Vec<O>>();
+                    if let Ok(results) = catch_unwind(AssertUnwindSafe(all)) {
+                        // Nobody listens any more if the task was dropped meanwhile.
+                        let _ = done.send(results);
+                    }
                 });
                 computing.push(answer);
             }

@@ -42,7 +42,7 @@ pub use parking::Parking;
 pub use patience::{Passing, patiently};
 
 use crate::audit::{AuditError, AuditLog};
-use crate::clock::SharedClock;
+use crate::clock::{BootTime, SharedClock};
 use crate::crypto::Provider;
 use crate::epoch::Epoch;
 use crate::ids::{CmkArn, JobId, OrgId};
@@ -150,6 +150,8 @@ pub struct TaskRun {
     pub rewrite_round: u32,
     /// The task's row id, for audit records.
     pub task_id: String,
+    /// Set where the task tries again what was blocked: when this claim began.
+    pub probing_since: Option<BootTime>,
     /// The fencing token of this claim.
     pub token: u64,
     /// The task's row, held.
@@ -213,8 +215,9 @@ pub enum TaskError {
     /// The KMS refuses this worker or this job as such.
     #[error(transparent)]
     Kms(#[from] KmsError),
-    /// The pool of compute threads is gone.
-    #[error("the compute threads have ended")]
+    /// A compute thread panicked over a page. The log names the place; the task
+    /// is taken up again at its checkpoint.
+    #[error("a compute thread panicked; see the line before this one for the place")]
     Compute,
 }
 

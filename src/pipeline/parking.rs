@@ -21,8 +21,14 @@ pub enum Canary {
     Refused,
 }
 
+struct Parked {
+    since: BootTime,
+    until: BootTime,
+    why: Blocked,
+}
+
 struct Entry {
-    parked: Option<(BootTime, Blocked)>,
+    parked: Option<Parked>,
     refusals: u32,
     canary: Option<(BootTime, Canary)>,
 }
@@ -31,6 +37,7 @@ struct Entry {
 pub struct Parking {
     clock: SharedClock,
     cmks: Mutex<HashMap<CmkArn, Entry>>,
+    canary_turn: tokio::sync::Mutex<()>,
 }
 
 impl Parking {
@@ -39,19 +46,25 @@ impl Parking {
         Self {
             clock,
             cmks: Mutex::default(),
+            canary_turn: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Why a CMK is parked, if it is.
-    pub fn why(&self, cmk: &CmkArn) -> Option<Blocked> {
+    /// Why a CMK is parked, if it is. `probing_since`: the caller tries again
+    /// what was blocked, from that moment on, so only what was learned since
+    /// then keeps it from asking.
+    pub fn why(&self, cmk: &CmkArn, probing_since: Option<BootTime>) -> Option<Blocked> {
         let now = self.clock.boot();
         self.with(cmk, |entry| {
-            entry
-                .parked
-                .as_ref()
-                .filter(|(until, _)| now < *until)
-                .map(|(_, why)| why.clone())
+            let parked = entry.parked.as_ref()?;
+            let is_old = probing_since.is_some_and(|since| parked.since < since);
+            (now < parked.until && !is_old).then(|| parked.why.clone())
         })
+    }
+
+    /// Held by whoever tries a canary.
+    pub async fn canary_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.canary_turn.lock().await
     }
 
     /// Parks a CMK. `wait` gives the span for the n-th refusal in a row.
@@ -59,10 +72,18 @@ impl Parking {
         let now = self.clock.boot();
         self.with(cmk, |entry| {
             // Calls that were in flight when it was parked tell nothing new.
-            if entry.parked.as_ref().is_none_or(|(until, _)| now >= *until) {
+            if entry
+                .parked
+                .as_ref()
+                .is_none_or(|parked| now >= parked.until)
+            {
                 entry.refusals += 1;
             }
-            entry.parked = Some((now.plus(wait(entry.refusals)), why));
+            entry.parked = Some(Parked {
+                since: now,
+                until: now.plus(wait(entry.refusals)),
+                why,
+            });
         });
     }
 
@@ -94,18 +115,6 @@ impl Parking {
         self.with(cmk, |entry| entry.canary = Some((now, said)));
     }
 
-    /// The CMKs that are parked now, for the status line.
-    pub fn parked(&self) -> Vec<(CmkArn, String)> {
-        let now = self.clock.boot();
-        let cmks = self.cmks.lock().unwrap_or_else(PoisonError::into_inner);
-        cmks.iter()
-            .filter_map(|(cmk, entry)| match &entry.parked {
-                Some((until, why)) if now < *until => Some((cmk.clone(), why.code.clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
     fn with<T>(&self, cmk: &CmkArn, f: impl FnOnce(&mut Entry) -> T) -> T {
         let mut cmks = self.cmks.lock().unwrap_or_else(PoisonError::into_inner);
         f(cmks.entry(cmk.clone()).or_insert(Entry {
@@ -119,7 +128,7 @@ impl Parking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{FakeClock, WallTime};
+    use crate::clock::{Clock, FakeClock, WallTime};
 
     #[test]
     fn a_parked_cmk_is_tried_again_after_its_wait_and_forgotten_when_it_answers() {
@@ -133,17 +142,36 @@ mod tests {
         let wait = |n: u32| Duration::from_secs(10 << n);
         parking.park(&cmk, why.clone(), wait);
         parking.park(&cmk, why.clone(), wait);
-        assert_eq!(parking.why(&cmk), Some(why.clone()));
+        assert_eq!(parking.why(&cmk, None), Some(why.clone()));
         clock.advance(Duration::from_secs(20));
-        assert_eq!(parking.why(&cmk), None);
+        assert_eq!(parking.why(&cmk, None), None);
         parking.park(&cmk, why.clone(), wait);
         clock.advance(Duration::from_secs(39));
-        assert_eq!(parking.why(&cmk), Some(why.clone()));
+        assert_eq!(parking.why(&cmk, None), Some(why.clone()));
         parking.answered(&cmk);
-        assert_eq!(parking.why(&cmk), None);
+        assert_eq!(parking.why(&cmk, None), None);
         parking.park(&cmk, why, wait);
         clock.advance(Duration::from_secs(20));
-        assert_eq!(parking.why(&cmk), None);
+        assert_eq!(parking.why(&cmk, None), None);
+    }
+
+    #[test]
+    fn who_tries_again_asks_once_whatever_was_known_before() {
+        let clock = FakeClock::at(WallTime(0));
+        let parking = Parking::new(clock.clone());
+        let cmk = CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap();
+        let why = Blocked {
+            code: "cmk_disabled".into(),
+            message: String::new(),
+        };
+        let wait = |_| Duration::from_secs(900);
+        parking.park(&cmk, why.clone(), wait);
+        clock.advance(Duration::from_secs(1));
+        let probing = Some(clock.boot());
+        assert_eq!(parking.why(&cmk, probing), None);
+        assert_eq!(parking.why(&cmk, None), Some(why.clone()));
+        parking.park(&cmk, why.clone(), wait);
+        assert_eq!(parking.why(&cmk, probing), Some(why));
     }
 
     #[test]

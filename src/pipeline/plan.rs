@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::ids::{ChannelId, Hour, OrgId, RecordId};
 use crate::job::{Counts, Effort, SliceId, TaskRow, TaskState};
+use crate::pipeline::patience::patiently;
 use crate::pipeline::work::SliceTicket;
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::Registry;
@@ -52,7 +53,10 @@ impl SliceWalk {
             match self.channel.clone() {
                 Some(channel) if self.in_channel => self.next_page(&channel).await?,
                 at => {
-                    let next = self.registry.channels(&self.org, at.as_ref(), 1).await?;
+                    let next = patiently(self.registry.clock(), || {
+                        self.registry.channels(&self.org, at.as_ref(), 1)
+                    })
+                    .await?;
                     let Some((channel, _)) = next.into_iter().next() else {
                         return Ok(None);
                     };
@@ -65,16 +69,12 @@ impl SliceWalk {
     }
 
     async fn next_page(&mut self, channel: &ChannelId) -> Result<(), TaskError> {
-        let names = self
-            .store
-            .list_slices(
-                &self.org,
-                Kind::Message,
-                channel.as_str(),
-                self.after.as_deref(),
-                PAGE,
-            )
-            .await?;
+        let names = patiently(self.registry.clock(), || {
+            let (group, after) = (channel.as_str(), self.after.as_deref());
+            self.store
+                .list_slices(&self.org, Kind::Message, group, after, PAGE)
+        })
+        .await?;
         self.in_channel = names.len() == PAGE;
         self.after = names.last().cloned();
         let mut slices = Vec::with_capacity(names.len());

@@ -9,8 +9,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::crypto::{KeyId, KeyRowBody, MessageLocus, scope_fits};
+use crate::ids::CmkArn;
 use crate::job::{Effort, Pass};
 use crate::killpoint;
+use crate::kms::CmkState;
 use crate::pipeline::unwrap::{self, KeyFault};
 use crate::pipeline::work::{Page, Tally, key_ids};
 use crate::pipeline::wraps;
@@ -111,7 +113,7 @@ async fn wrap_anew(
         return Ok(Ok(()));
     }
     for cmk in [&row.cmk, &desired.cmk] {
-        if let Some(why) = shared.parking.why(cmk) {
+        if let Some(why) = shared.parking.why(cmk, task.probing_since) {
             return Ok(Err(KeyFault::Blocked(why)));
         }
     }
@@ -124,7 +126,10 @@ async fn wrap_anew(
         .await;
     let wrapped = match answer {
         Ok(wrapped) => wrapped,
-        Err(error) => return Ok(Err(unwrap::fault(task, &row.cmk, error, effort).await?)),
+        Err(error) => {
+            let at_fault = side_at_fault(task, &row.cmk, &desired.cmk, effort).await;
+            return Ok(Err(unwrap::fault(task, at_fault, error, effort).await?));
+        }
     };
     killpoint::reach("key_after_generate");
     let body = KeyRowBody {
@@ -135,10 +140,36 @@ async fn wrap_anew(
         wrapped: wrapped.bytes,
         ..row.clone()
     };
-    page.tally.slice.keys.insert(task, &body).await?;
+    let is_ours = page.tally.slice.keys.insert(task, &body).await?;
     killpoint::reach("key_after_insert");
-    effort.keys_rewrapped += 1;
-    Ok(Ok(()))
+    if is_ours {
+        effort.keys_rewrapped += 1;
+        return Ok(Ok(()));
+    }
+    // Another worker wrapped it at the same moment, which is as good; or
+    // somebody put a row there that no scan would ever accept.
+    let rows = page.tally.slice.keys.rows(task, None).await?;
+    Ok(
+        match wraps::choose(task, &rows, &page.view, row.key_id()).await? {
+            Ok(now) if now.wrap_epoch >= desired.wrap_epoch => Ok(()),
+            Ok(_) => Err(KeyFault::Bad("wrap_place_taken".to_owned())),
+            Err(error) => Err(error.into()),
+        },
+    )
+}
+
+/// Which of the two CMKs a refused ReEncrypt is about: the error does not tell.
+async fn side_at_fault<'a>(
+    task: &TaskRun,
+    from: &'a CmkArn,
+    to: &'a CmkArn,
+    effort: &mut Effort,
+) -> &'a CmkArn {
+    effort.kms_calls += 1;
+    match task.shared.kms.describe(to, &task.org, &task.why()).await {
+        Ok(target) if target.state == CmkState::Enabled => from,
+        _ => to,
+    }
 }
 
 async fn prove(
@@ -150,7 +181,7 @@ async fn prove(
         return Ok(Err(fault));
     }
     let shared = &task.shared;
-    if let Some(why) = shared.parking.why(&row.cmk) {
+    if let Some(why) = shared.parking.why(&row.cmk, task.probing_since) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
     let mut why = task.why();

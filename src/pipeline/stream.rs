@@ -58,7 +58,11 @@ async fn read_slice(
         } else {
             limits.page_rows
         },
-        bytes: limits.page_bytes,
+        bytes: if rewrites {
+            limits.page_bytes.min(limits.batch_bytes)
+        } else {
+            limits.page_bytes
+        },
     };
     let consistency = match task.pass {
         Pass::Rewrite | Pass::Verify => Consistency::Quorum,

@@ -111,9 +111,9 @@ impl SliceKeyRing {
         Ok(())
     }
 
-    /// Adds a key row, durable before this returns (I11). If another process
-    /// was faster with the same address, its row stays; both are good.
-    pub async fn insert(&self, task: &TaskRun, body: &KeyRowBody) -> Result<(), TaskError> {
+    /// Adds a key row, durable before this returns (I11). False if another row
+    /// stands at that address: it stays.
+    pub async fn insert(&self, task: &TaskRun, body: &KeyRowBody) -> Result<bool, TaskError> {
         let shared = &task.shared;
         let row = KeyRow {
             key_id: body.key_id(),
@@ -128,12 +128,12 @@ impl SliceKeyRing {
             shared.store.insert_key(&self.address, &row)
         })
         .await;
-        match inserted {
-            Err(e) if e.class == StoreErrorClass::Invalid => {}
-            other => other?,
-        }
+        let is_ours = match inserted {
+            Err(e) if e.class == StoreErrorClass::Invalid => false,
+            other => other.map(|()| true)?,
+        };
         self.state.lock().await.rows = None;
-        Ok(())
+        Ok(is_ours)
     }
 }
 
@@ -288,7 +288,7 @@ async fn unwrap_row(
     effort: &mut Effort,
 ) -> Opened {
     let shared = &task.shared;
-    if let Some(why) = shared.parking.why(&row.cmk) {
+    if let Some(why) = shared.parking.why(&row.cmk, task.probing_since) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
     let mut why = task.why();
@@ -357,6 +357,8 @@ pub(super) async fn fault(
 /// most.
 async fn canary(task: &TaskRun, cmk: &CmkArn, effort: &mut Effort) -> Result<Canary, TaskError> {
     let shared = &task.shared;
+    // Slices that are refused at the same moment ask once.
+    let _one_asks = shared.parking.canary_turn().await;
     if let Some(said) = shared.parking.canary(cmk) {
         return Ok(said);
     }
@@ -387,7 +389,13 @@ async fn canary(task: &TaskRun, cmk: &CmkArn, effort: &mut Effort) -> Result<Can
             };
             match answer {
                 Ok(()) => Canary::Answers,
-                Err(_) => Canary::Refused,
+                Err(error) => match error.class {
+                    KmsClass::Denied | KmsClass::CmkUnusable | KmsClass::QuarantinedKey => {
+                        Canary::Refused
+                    }
+                    // No answer is no refusal: the slice waits, not the CMK.
+                    _ => return Ok(Canary::Answers),
+                },
             }
         }
     };
@@ -453,7 +461,7 @@ async fn make_key(
     effort: &mut Effort,
 ) -> Opened {
     let shared = &task.shared;
-    if let Some(why) = shared.parking.why(&desired.cmk) {
+    if let Some(why) = shared.parking.why(&desired.cmk, task.probing_since) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
     let scope = view.scope(slice.id.hour);

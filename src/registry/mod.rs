@@ -95,6 +95,9 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
+    /// The caller no longer drives the job.
+    #[error("job {0} is driven by another worker now")]
+    NotMine(JobId),
     /// Too many others write the same rows.
     #[error("the registry of `{0}` is changed by others all the time; try again")]
     Contended(OrgId),
@@ -172,6 +175,11 @@ impl Registry {
     /// The registry in a store.
     pub fn new(store: SharedStore, clock: SharedClock) -> Self {
         Self { store, clock }
+    }
+
+    /// The clock it goes by.
+    pub fn clock(&self) -> &SharedClock {
+        &self.clock
     }
 
     /// Writes the timing row of a new store. An existing row is left as it is
@@ -466,6 +474,11 @@ impl Registry {
     /// Activates a rekey: takes the next epoch, makes the target the active CMK
     /// and records the job's activation, all in one conditional batch. If the
     /// job was activated before, its activation is returned unchanged.
+    ///
+    /// `still_mine` says whether the caller still drives the job; it is asked
+    /// before each try. A driver that was frozen and wakes up finds that the rows
+    /// have changed, and must not try again with fresh ones: another may have
+    /// refused the job meanwhile.
     pub async fn activate_rekey(
         &self,
         org: &OrgId,
@@ -473,6 +486,7 @@ impl Registry {
         from: Option<&CmkArn>,
         to: &CmkArn,
         mode: Mode,
+        still_mine: impl Fn() -> bool,
     ) -> Result<ActivationRow, RegistryError> {
         let activation_id = format!("{ACTIVATION_PREFIX}{job}");
         let cmk_id = cmk_id(to);
@@ -515,6 +529,9 @@ impl Registry {
             org_row.cmk = to.clone();
             // The CMK's row is written back as it is, so that an allow-list
             // changed at this moment makes the batch fail.
+            if !still_mine() {
+                return Err(RegistryError::NotMine(job));
+            }
             let writes = [
                 update(old_org, &org_row),
                 insert(&activation_id, &activation),
@@ -683,7 +700,7 @@ impl RegistryError {
     pub fn is_transient(&self) -> bool {
         match self {
             RegistryError::Store(e) => e.class == StoreErrorClass::Transient,
-            RegistryError::Contended(_) => true,
+            RegistryError::Contended(_) | RegistryError::NotMine(_) => true,
             _ => false,
         }
     }

@@ -174,7 +174,9 @@ async fn run_task(
         return Ok(());
     };
     let hold = Arc::new(hold);
-    let (task_id, token) = (hold.id().await, hold.row().await.token);
+    let row = hold.row().await;
+    let (task_id, token) = (hold.id().await, row.token);
+    let probing_since = (row.state == TaskState::Parked).then(|| shared.clock.boot());
     let span = tracing::info_span!(
         "task", org = %request.org, job = %request.job_id, task = %task_id,
         pass = round.pass.as_str(), worker = %worker.name.worker
@@ -196,6 +198,7 @@ async fn run_task(
         round: round.number,
         rewrite_round: job.rewrite_round,
         task_id: task_id.clone(),
+        probing_since,
         token,
         hold: hold.clone(),
         stop: stopped,

@@ -190,6 +190,7 @@ impl Driver<'_> {
                 request.from_cmk.as_ref(),
                 &request.to_cmk,
                 request.mode,
+                || self.hold.is_trusted(),
             )
             .await;
         let activation = match activated {

@@ -105,7 +105,9 @@ impl WorkerError {
                 TaskError::Book(e) => e.may_pass() || matches!(e, BookError::Overtaken(_)),
                 TaskError::Hold(HoldError::Book(e)) => e.may_pass(),
                 TaskError::Hold(_) => true,
-                TaskError::Audit(_) | TaskError::Kms(_) | TaskError::Compute => false,
+                // One page that trips a bug must not end worker after worker.
+                TaskError::Compute => true,
+                TaskError::Audit(_) | TaskError::Kms(_) => false,
             },
         }
     }

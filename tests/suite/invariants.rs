@@ -369,7 +369,7 @@ async fn i06_a_zombie_with_an_old_token_writes_no_control_row() {
     let saved = zombie.save(|row| row.rounds = 99).await;
     assert!(matches!(saved, Err(HoldError::Changed(_))), "{saved:?}");
     let moved = zombie
-        .transition(JobState::Cancelled, "a zombie", |_| {})
+        .transition(&tokens.0, JobState::Cancelled, "a zombie", |_| {})
         .await;
     assert!(matches!(moved, Err(HoldError::Changed(_))));
     let released = zombie.release(|_| {}).await;

@@ -474,7 +474,7 @@ impl Bench {
 
 async fn activate(registry: &Registry, to: &CmkArn, mode: Mode) {
     registry
-        .activate_rekey(&org(), JobId::random(), None, to, mode)
+        .activate_rekey(&org(), JobId::random(), None, to, mode, || true)
         .await
         .unwrap();
 }

@@ -112,6 +112,7 @@ async fn traffic_keeps_its_promises_and_a_saboteur_is_caught() {
             None,
             &site.next_cmk,
             Mode::Reencrypt,
+            || true,
         )
         .await
         .unwrap();

@@ -130,6 +130,7 @@ impl Model {
             bad: Vec::new(),
             blocked: None,
             room: None,
+            turn: None,
         };
         for row in rows {
             if self.written.contains(&(n, row)) {
@@ -168,6 +169,7 @@ impl Model {
                 number: order as u64,
                 id: id(*n),
                 keys: SliceKeyRing::new(&OrgId::new("acme").unwrap(), &id(*n)),
+                turn: Arc::new(tokio::sync::Semaphore::new(1)),
             });
             let mut first = after.as_ref().map_or(0, |record| number(record) + 1);
             for page in 0.. {
