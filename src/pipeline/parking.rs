@@ -75,6 +75,16 @@ impl Parking {
         });
     }
 
+    /// An operator says that the cause is gone: every CMK is tried again at its
+    /// next use.
+    pub fn try_all(&self) {
+        let mut cmks = self.cmks.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in cmks.values_mut() {
+            entry.parked = None;
+            entry.canary = None;
+        }
+    }
+
     /// What the canary said within the last minute.
     pub fn canary(&self, cmk: &CmkArn) -> Option<Canary> {
         let now = self.clock.boot();
@@ -142,6 +152,22 @@ mod tests {
         parking.park(&cmk, why, wait);
         clock.advance(Duration::from_secs(20));
         assert_eq!(parking.why(&cmk), None);
+    }
+
+    #[test]
+    fn an_operator_has_parked_cmks_tried_at_once() {
+        let clock = FakeClock::at(WallTime(0));
+        let parking = Parking::new(clock.clone());
+        let cmk = CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap();
+        let why = Blocked {
+            code: "cmk_disabled".into(),
+            message: String::new(),
+        };
+        parking.park(&cmk, why, |_| Duration::from_secs(3600));
+        parking.note_canary(&cmk, Canary::Refused);
+        parking.try_all();
+        assert_eq!(parking.why(&cmk), None);
+        assert_eq!(parking.canary(&cmk), None);
     }
 
     #[test]

@@ -171,7 +171,12 @@ async fn run_task(
         return Ok(());
     };
     let hold = Arc::new(hold);
-    let (task_id, token) = (hold.id().await, hold.row().await.token);
+    let row = hold.row().await;
+    let (task_id, token) = (hold.id().await, row.token);
+    // Only an operator's `retry` sets a slice due since 1970.
+    if row.blocked.iter().any(|blocked| blocked.retry_ms == 0) {
+        shared.parking.try_all();
+    }
     let span = tracing::info_span!(
         "task", org = %request.org, job = %request.job_id, task = %task_id,
         pass = round.pass.as_str(), worker = %worker.name.worker
