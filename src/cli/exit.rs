@@ -99,7 +99,7 @@ mod tests {
     fn the_documentation_lists_every_code() {
         let page = include_str!("../../docs/cli.md");
         for exit in Exit::ALL {
-            let row = format!("| {} | `{}` |", exit.number(), exit.as_str());
+            let row = format!("| {} | `{}` | ", exit.number(), exit.as_str());
             assert!(page.contains(&row), "docs/cli.md lacks `{row}`");
         }
         let mut numbers: Vec<u8> = Exit::ALL.iter().map(|e| e.number()).collect();

@@ -42,7 +42,7 @@ pub use parking::Parking;
 pub use patience::{Passing, patiently};
 
 use crate::audit::{AuditError, AuditLog};
-use crate::clock::{BootTime, SharedClock};
+use crate::clock::SharedClock;
 use crate::crypto::Provider;
 use crate::epoch::Epoch;
 use crate::ids::{CmkArn, JobId, OrgId};
@@ -150,8 +150,6 @@ pub struct TaskRun {
     pub rewrite_round: u32,
     /// The task's row id, for audit records.
     pub task_id: String,
-    /// Set where the task tries again what was blocked: when this claim began.
-    pub probing_since: Option<BootTime>,
     /// The fencing token of this claim.
     pub token: u64,
     /// The task's row, held.

@@ -22,7 +22,6 @@ pub enum Canary {
 }
 
 struct Parked {
-    since: BootTime,
     until: BootTime,
     why: Blocked,
 }
@@ -50,15 +49,12 @@ impl Parking {
         }
     }
 
-    /// Why a CMK is parked, if it is. `probing_since`: the caller tries again
-    /// what was blocked, from that moment on, so only what was learned since
-    /// then keeps it from asking.
-    pub fn why(&self, cmk: &CmkArn, probing_since: Option<BootTime>) -> Option<Blocked> {
+    /// Why a CMK is parked, if it is.
+    pub fn why(&self, cmk: &CmkArn) -> Option<Blocked> {
         let now = self.clock.boot();
         self.with(cmk, |entry| {
             let parked = entry.parked.as_ref()?;
-            let is_old = probing_since.is_some_and(|since| parked.since < since);
-            (now < parked.until && !is_old).then(|| parked.why.clone())
+            (now < parked.until).then(|| parked.why.clone())
         })
     }
 
@@ -80,7 +76,6 @@ impl Parking {
                 entry.refusals += 1;
             }
             entry.parked = Some(Parked {
-                since: now,
                 until: now.plus(wait(entry.refusals)),
                 why,
             });
@@ -96,6 +91,16 @@ impl Parking {
             // scope would call it again between the successes of the others.
             entry.canary = entry.canary.filter(|(_, said)| *said == Canary::Answers);
         });
+    }
+
+    /// An operator says that the cause is gone: every CMK is tried again at its
+    /// next use.
+    pub fn try_all(&self) {
+        let mut cmks = self.cmks.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in cmks.values_mut() {
+            entry.parked = None;
+            entry.canary = None;
+        }
     }
 
     /// What the canary said within the last minute.
@@ -128,7 +133,7 @@ impl Parking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, FakeClock, WallTime};
+    use crate::clock::{FakeClock, WallTime};
 
     #[test]
     fn a_parked_cmk_is_tried_again_after_its_wait_and_forgotten_when_it_answers() {
@@ -142,21 +147,21 @@ mod tests {
         let wait = |n: u32| Duration::from_secs(10 << n);
         parking.park(&cmk, why.clone(), wait);
         parking.park(&cmk, why.clone(), wait);
-        assert_eq!(parking.why(&cmk, None), Some(why.clone()));
+        assert_eq!(parking.why(&cmk), Some(why.clone()));
         clock.advance(Duration::from_secs(20));
-        assert_eq!(parking.why(&cmk, None), None);
+        assert_eq!(parking.why(&cmk), None);
         parking.park(&cmk, why.clone(), wait);
         clock.advance(Duration::from_secs(39));
-        assert_eq!(parking.why(&cmk, None), Some(why.clone()));
+        assert_eq!(parking.why(&cmk), Some(why.clone()));
         parking.answered(&cmk);
-        assert_eq!(parking.why(&cmk, None), None);
+        assert_eq!(parking.why(&cmk), None);
         parking.park(&cmk, why, wait);
         clock.advance(Duration::from_secs(20));
-        assert_eq!(parking.why(&cmk, None), None);
+        assert_eq!(parking.why(&cmk), None);
     }
 
     #[test]
-    fn who_tries_again_asks_once_whatever_was_known_before() {
+    fn an_operator_has_parked_cmks_tried_at_once() {
         let clock = FakeClock::at(WallTime(0));
         let parking = Parking::new(clock.clone());
         let cmk = CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap();
@@ -164,14 +169,11 @@ mod tests {
             code: "cmk_disabled".into(),
             message: String::new(),
         };
-        let wait = |_| Duration::from_secs(900);
-        parking.park(&cmk, why.clone(), wait);
-        clock.advance(Duration::from_secs(1));
-        let probing = Some(clock.boot());
-        assert_eq!(parking.why(&cmk, probing), None);
-        assert_eq!(parking.why(&cmk, None), Some(why.clone()));
-        parking.park(&cmk, why.clone(), wait);
-        assert_eq!(parking.why(&cmk, probing), Some(why));
+        parking.park(&cmk, why, |_| Duration::from_secs(3600));
+        parking.note_canary(&cmk, Canary::Refused);
+        parking.try_all();
+        assert_eq!(parking.why(&cmk), None);
+        assert_eq!(parking.canary(&cmk), None);
     }
 
     #[test]

@@ -113,7 +113,7 @@ async fn wrap_anew(
         return Ok(Ok(()));
     }
     for cmk in [&row.cmk, &desired.cmk] {
-        if let Some(why) = shared.parking.why(cmk, task.probing_since) {
+        if let Some(why) = shared.parking.why(cmk) {
             return Ok(Err(KeyFault::Blocked(why)));
         }
     }
@@ -181,7 +181,7 @@ async fn prove(
         return Ok(Err(fault));
     }
     let shared = &task.shared;
-    if let Some(why) = shared.parking.why(&row.cmk, task.probing_since) {
+    if let Some(why) = shared.parking.why(&row.cmk) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
     let mut why = task.why();

@@ -122,7 +122,8 @@ mod tests {
         use Pass::*;
         // A store at cell epoch 4 (job 3 is one of an older job), newest 5, floor 2.
         let now = WallTime(1_000_000_000);
-        let cases: [(Mode, Pass, u32, u32, Option<u32>, &str); 14] = [
+        type Case = (Mode, Pass, u32, u32, Option<u32>, &'static str);
+        let cases: [Case; 14] = [
             (Reencrypt, Rewrite, 3, 0, None, "work"),
             (Reencrypt, Rewrite, 4, 0, None, "current"),
             (Reencrypt, Rewrite, 5, 0, None, "current"),

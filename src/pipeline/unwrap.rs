@@ -288,7 +288,7 @@ async fn unwrap_row(
     effort: &mut Effort,
 ) -> Opened {
     let shared = &task.shared;
-    if let Some(why) = shared.parking.why(&row.cmk, task.probing_since) {
+    if let Some(why) = shared.parking.why(&row.cmk) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
     let mut why = task.why();
@@ -461,7 +461,7 @@ async fn make_key(
     effort: &mut Effort,
 ) -> Opened {
     let shared = &task.shared;
-    if let Some(why) = shared.parking.why(&desired.cmk, task.probing_since) {
+    if let Some(why) = shared.parking.why(&desired.cmk) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
     let scope = view.scope(slice.id.hour);

@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn each_rule_refuses_what_breaks_it() {
-        let breaks: [(&str, fn(&mut Timing)); 8] = [
+        type Spoil = fn(&mut Timing);
+        let breaks: [(&str, Spoil); 8] = [
             ("every wait", |t| t.row_age_ms = 0),
             ("margin_ms", |t| t.margin_ms = 2 * t.max_skew_ms),
             ("lease_ms must be at least three", |t| {

@@ -176,7 +176,12 @@ async fn run_task(
     let hold = Arc::new(hold);
     let row = hold.row().await;
     let (task_id, token) = (hold.id().await, row.token);
-    let probing_since = (row.state == TaskState::Parked).then(|| shared.clock.boot());
+    // Only an operator's `retry` makes a slice due since 1970: somebody has
+    // mended something. A slice that is due by itself does not ask a CMK that is
+    // parked.
+    if row.blocked.iter().any(|blocked| blocked.retry_ms == 0) {
+        shared.parking.try_all();
+    }
     let span = tracing::info_span!(
         "task", org = %request.org, job = %request.job_id, task = %task_id,
         pass = round.pass.as_str(), worker = %worker.name.worker
@@ -198,7 +203,6 @@ async fn run_task(
         round: round.number,
         rewrite_round: job.rewrite_round,
         task_id: task_id.clone(),
-        probing_since,
         token,
         hold: hold.clone(),
         stop: stopped,

@@ -22,7 +22,7 @@ impl Desk {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = SystemClock::shared();
-        let store = SqliteStore::open_or_create(&dir.path().join("store"), clock.clone()).unwrap();
+        let store = SqliteStore::open_or_create(dir.path().join("store"), clock.clone()).unwrap();
         let book = JobBook::new(Arc::new(store), clock.clone());
         let origin = Origin::here("test", "test", None);
         let audit = AuditLog::open(&dir.path().join("audit"), origin, clock.clone()).unwrap();

@@ -1,0 +1,380 @@
+//! The command line as people and scripts use it: the real binary in a
+//! directory of its own, its exit codes and its JSON.
+
+mod bench;
+
+use bench::{Bench, sample_export};
+use serde_json::Value;
+
+const DONE: i32 = 0;
+const USAGE: i32 = 2;
+const CONFIG: i32 = 3;
+const NOT_SET_UP: i32 = 4;
+const NOT_FOUND: i32 = 5;
+const CONFLICT: i32 = 6;
+const KMS_REFUSED: i32 = 8;
+const MUST_NOT_DISABLE: i32 = 10;
+const JOB_FAILED: i32 = 11;
+const JOB_CANCELLED: i32 = 12;
+const TIMEOUT: i32 = 13;
+const BAD_DATA: i32 = 14;
+
+const NO_JOB: &str = "7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69";
+const NO_CMK: &str = "arn:aws:kms:local:000000000000:key/none";
+
+#[test]
+fn an_organization_goes_from_one_cmk_to_another() {
+    let b = Bench::new();
+    b.run(DONE, &["init", "--timing", "demo"]);
+    let old = b.create_key();
+    let new = b.create_key();
+    b.run(DONE, &["org", "add", "acme", "--cmk", &old]);
+    b.run(DONE, &["org", "allow-cmk", "acme", &new]);
+    let export = sample_export(b.dir());
+    let import = [
+        "import",
+        "slack-export",
+        &export,
+        "--org",
+        "acme",
+        "--workspace",
+        "T1",
+    ];
+    let imported = b.json(DONE, &import);
+    assert_eq!(imported["loaded"]["messages"], 7);
+    assert_eq!(imported["read"]["skipped"]["no_timestamp"]["count"], 1);
+    // Twice is the same, by the keys that stand already.
+    let again = b.json(DONE, &import);
+    assert_eq!(again["loaded"]["messages"], 7);
+    assert_eq!(again["loaded"]["keys_made"], 0);
+
+    let before = b.json(DONE, &["verify", "--org", "acme"]);
+    assert_eq!(before["found"]["by_cmk"][&old]["cells"], 7);
+    let job = b.enqueue("acme", &new);
+    let worker = b.worker();
+    let status = b.json(DONE, &["status", &job, "--wait", "--timeout", "60"]);
+    assert_eq!(status["state"], "drained");
+    assert_eq!(status["rewriting"]["rewritten"], 7);
+    assert_eq!(status["proof"]["current"], 7);
+    worker.stop();
+
+    let after = b.json(DONE, &["verify", "--org", "acme"]);
+    assert_eq!(after["whole"], true);
+    assert_eq!(after["found"]["opened"], 7);
+    assert_eq!(after["found"]["by_cmk"][&old]["cells"], 0);
+    assert_eq!(after["found"]["by_cmk"][&new]["cells"], 7);
+    let headers = b.json(
+        DONE,
+        &["verify", "--org", "acme", "--channel", "C1", "--no-open"],
+    );
+    assert_eq!(headers["found"]["opened"], 0);
+    assert_eq!(headers["found"]["cells"], 5);
+
+    let record = [
+        "inspect",
+        "--org",
+        "acme",
+        "--channel",
+        "C1",
+        "--hour",
+        "2019-02-13T17",
+    ];
+    let seen = b.json(
+        DONE,
+        &[&record[..], &["--record-text", "1550077323.000200"]].concat(),
+    );
+    assert_eq!(seen["cmk"], Value::from(new.as_str()));
+    assert_eq!(seen["epoch"], 2);
+    assert_eq!(seen["current"], true);
+    let shown = b.run(
+        DONE,
+        &[&record[..], &["--record-text", "1550077323.000200"]].concat(),
+    );
+    assert!(!shown.contains("marked"), "never the text: {shown}");
+    b.run(NOT_FOUND, &[&record[..], &["--record", "ff"]].concat());
+
+    // What the verdict says holds: the old CMK can go.
+    b.run(DONE, &["kms", "disable", &old]);
+    b.run(DONE, &["verify", "--org", "acme"]);
+    b.run(DONE, &["audit", "verify"]);
+
+    // A finished job answers every command with its own words.
+    b.run(CONFLICT, &["cancel", &job]);
+    b.run(CONFLICT, &["retry", &job]);
+    assert_eq!(
+        b.json(DONE, &["failures", &job])["blocked"],
+        serde_json::json!({})
+    );
+    assert_eq!(b.json(DONE, &["jobs"])["jobs"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        b.json(DONE, &["jobs", "--all"])["jobs"][0]["state"],
+        "drained"
+    );
+
+    b.spoil_audit();
+    b.run(BAD_DATA, &["audit", "verify"]);
+}
+
+#[test]
+fn a_revoked_scope_blocks_is_listed_and_goes_on_after_retry() {
+    let b = Bench::new();
+    let (_, new) = b.acme();
+    let export = sample_export(b.dir());
+    b.run(
+        DONE,
+        &[
+            "import",
+            "slack-export",
+            &export,
+            "--org",
+            "acme",
+            "--workspace",
+            "T1",
+        ],
+    );
+    b.run(
+        DONE,
+        &["kms", "deny", "add", "revoked", "--context", "channel=C2"],
+    );
+    b.run(KMS_REFUSED, &["verify", "--org", "acme"]);
+    let job = b.enqueue("acme", &new);
+    let worker = b.worker();
+    let blocked = b.json(
+        MUST_NOT_DISABLE,
+        &["status", &job, "--wait", "--timeout", "60"],
+    );
+    assert_eq!(blocked["state"], "blocked");
+    assert!(
+        blocked["verdict"]
+            .as_str()
+            .unwrap()
+            .contains("must not be disabled")
+    );
+    let failures = b.json(DONE, &["failures", &job]);
+    let slices = failures["blocked"]["revoked"].as_array().unwrap();
+    assert_eq!(slices.len(), 2);
+    assert_eq!(slices[0]["slice"]["channel"], "C2");
+
+    b.run(DONE, &["kms", "deny", "remove", "revoked"]);
+    b.run(DONE, &["retry", &job]);
+    let wait = [
+        "status",
+        &job,
+        "--wait",
+        "--through-blocked",
+        "--timeout",
+        "60",
+    ];
+    assert_eq!(b.json(DONE, &wait)["state"], "drained");
+    worker.stop();
+}
+
+#[test]
+fn a_cancelled_job_says_what_it_leaves() {
+    let b = Bench::new();
+    let (old, new) = b.acme();
+    let export = sample_export(b.dir());
+    b.run(
+        DONE,
+        &[
+            "import",
+            "slack-export",
+            &export,
+            "--org",
+            "acme",
+            "--workspace",
+            "T1",
+        ],
+    );
+    b.run(
+        DONE,
+        &["kms", "deny", "add", "revoked", "--context", "channel=C2"],
+    );
+    let job = b.enqueue("acme", &new);
+    let worker = b.worker();
+    b.run(
+        MUST_NOT_DISABLE,
+        &["status", &job, "--wait", "--timeout", "60"],
+    );
+    let cancelled = b.json(DONE, &["cancel", &job, "--reason", "enough"]);
+    let verdict = cancelled["verdict"].as_str().unwrap();
+    assert!(
+        verdict.starts_with(&old) && verdict.contains(&new),
+        "{verdict}"
+    );
+    b.run(JOB_CANCELLED, &["status", &job, "--wait"]);
+    worker.stop();
+    b.run(DONE, &["audit", "verify"]);
+}
+
+#[test]
+fn refused_messages_are_told_to_who_waits_for_them() {
+    let b = Bench::new();
+    b.acme();
+    let unlisted = b.create_key();
+    let job = b.enqueue("acme", &unlisted);
+    b.run(NOT_FOUND, &["status", &job]);
+    b.run(TIMEOUT, &["status", &job, "--wait", "--timeout", "0"]);
+    let worker = b.worker();
+    let shown = b.run(JOB_FAILED, &["status", &job, "--wait", "--timeout", "60"]);
+    assert!(shown.contains("cmk_not_allowed"), "{shown}");
+    worker.stop();
+    let letters = b.json(DONE, &["dlq", "list"]);
+    let reason = letters["dead_letters"][0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("cmk_not_allowed"), "{reason}");
+}
+
+#[test]
+fn each_kind_of_failure_has_its_exit_code() {
+    let b = Bench::new();
+    b.run(NOT_SET_UP, &["jobs"]);
+    b.run(NOT_SET_UP, &["kms", "list"]);
+    b.run(NOT_SET_UP, &["worker"]);
+    let (old, new) = b.acme();
+    let rewrap = [
+        "enqueue", "rekey", "--org", "acme", "--to", &new, "--mode", "rewrap",
+    ];
+    let cases: [(i32, &[&str], &str); 15] = [
+        (USAGE, &["stats"], "status"),
+        (USAGE, &["status", "twelve"], "UUID"),
+        (
+            USAGE,
+            &["org", "add", "no spaces", "--cmk", &old],
+            "organization id",
+        ),
+        (
+            USAGE,
+            &["org", "add", "beta", "--cmk", "alias/x"],
+            "never by an alias",
+        ),
+        (USAGE, &rewrap, "cause"),
+        (USAGE, &["kms", "deny", "add", "all"], "names no CMK"),
+        (
+            USAGE,
+            &[
+                "kms",
+                "fault",
+                "set",
+                "f",
+                "--operation",
+                "Sign",
+                "--error",
+                "X",
+            ],
+            "Sign",
+        ),
+        (NOT_FOUND, &["status", NO_JOB], "rekeyd jobs"),
+        (NOT_FOUND, &["retry", NO_JOB], "rekeyd jobs"),
+        (NOT_FOUND, &["org", "show", "beta"], "rekeyd org add beta"),
+        (NOT_FOUND, &["verify", "--org", "beta"], "rekeyd org list"),
+        (NOT_FOUND, &["kms", "disable", NO_CMK], "rekeyd kms list"),
+        (
+            NOT_FOUND,
+            &[
+                "import",
+                "slack-export",
+                "nowhere",
+                "--org",
+                "acme",
+                "--workspace",
+                "T1",
+            ],
+            "nowhere",
+        ),
+        (CONFLICT, &["org", "add", "acme", "--cmk", &old], "already"),
+        (
+            CONFIG,
+            &["config", "check", "--config", "bad.toml"],
+            "did you mean `worker.page_rows`?",
+        ),
+    ];
+    std::fs::write(b.dir().join("bad.toml"), "[worker]\npage_row = 3\n").unwrap();
+    for (code, arguments, says) in cases {
+        let shown = b.run(code, arguments);
+        assert!(
+            shown.contains(says),
+            "{arguments:?} does not say `{says}`:\n{shown}"
+        );
+    }
+    b.run(DONE, &["kms", "disable", &old]);
+    b.run(KMS_REFUSED, &["org", "add", "beta", "--cmk", &old]);
+
+    // The same for programs.
+    let shown = b.run(NOT_FOUND, &["status", NO_JOB, "--output", "json"]);
+    let error: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(error["error"]["code"], "not_found");
+    assert_eq!(error["error"]["exit"], NOT_FOUND);
+    assert!(error["error"]["help"].is_string());
+}
+
+#[test]
+fn set_up_twice_changes_nothing_and_every_listing_is_json() {
+    let b = Bench::new();
+    let made = b.json(DONE, &["init", "--timing", "demo"]);
+    assert_eq!(made["parts"][0]["made"], true);
+    let cmk = b.create_key();
+    let stood = b.json(DONE, &["init", "--timing", "embedded"]);
+    assert_eq!(stood["parts"][0]["made"], false);
+    assert_eq!(stood["timing"], made["timing"]);
+    b.run(DONE, &["org", "add", "acme", "--cmk", &cmk]);
+    b.run(DONE, &["kms", "latency", "1"]);
+    b.run(DONE, &["kms", "throttle", "500"]);
+    b.run(
+        DONE,
+        &[
+            "kms",
+            "fault",
+            "set",
+            "slow",
+            "--latency-ms",
+            "2",
+            "--caller",
+            "x*",
+        ],
+    );
+    b.run(
+        DONE,
+        &[
+            "kms",
+            "deny",
+            "add",
+            "d",
+            "--operation",
+            "ReEncrypt",
+            "--caller",
+            "y",
+        ],
+    );
+    for arguments in [
+        &["kms", "list"][..],
+        &["kms", "log", "--tail", "3"],
+        &["kms", "fault", "list"],
+        &["kms", "deny", "list"],
+        &["org", "list"],
+        &["org", "show", "acme"],
+        &["jobs", "--all"],
+        &["dlq", "list"],
+        &["config", "check"],
+        &["audit", "verify"],
+    ] {
+        b.json(DONE, arguments);
+        b.run(DONE, arguments);
+    }
+    for arguments in [
+        &["kms", "fault", "clear", "slow"][..],
+        &["kms", "schedule-deletion", &cmk, "--days", "7"],
+        &["kms", "cancel-deletion", &cmk],
+        &["kms", "enable", &cmk],
+    ] {
+        b.json(DONE, arguments);
+    }
+    b.run(CONFLICT, &["kms", "cancel-deletion", &cmk]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let b = Bench::new();
+    b.acme();
+    b.run_into_a_closed_pipe(&["config", "check"]);
+    b.run_into_a_closed_pipe(&["org", "list", "--output", "json"]);
+}
