@@ -1,6 +1,7 @@
 //! The command line: what is asked for, and what people see. No rule of the
 //! data or of jobs is decided here.
 
+mod demo;
 mod init;
 mod worker;
 
@@ -26,6 +27,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Watch a rekey of a live store, with real worker processes.
+    Demo(demo::Arguments),
     /// Make a data directory: store, queue and key ring.
     Init(init::Arguments),
     /// Run a worker until it is asked to stop (SIGTERM, Ctrl-C).
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
         .load()
         .map_err(miette_of)
         .and_then(|loaded| match &arguments.command {
+            Command::Demo(a) => demo::run(a),
             Command::Init(a) => init::run(&loaded.config, a),
             Command::Worker(a) => worker::run(&loaded.config, a),
         });

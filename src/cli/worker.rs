@@ -11,9 +11,16 @@ use crate::config::Config;
 use crate::{telemetry, wiring};
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// End with this process, however it ends. For the demo's workers.
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<u32>,
+}
 
-pub(super) fn run(config: &Config, _: &Arguments) -> miette::Result<ExitCode> {
+pub(super) fn run(config: &Config, arguments: &Arguments) -> miette::Result<ExitCode> {
+    if let Some(parent) = arguments.end_with {
+        crate::demo::run::end_with(parent).map_err(super::miette_of)?;
+    }
     // Before any thread is started: what it forbids holds for all of them.
     let hardened = telemetry::harden();
     telemetry::init_logs(config.log.format, &config.log.filter).map_err(super::miette_of)?;
