@@ -8,6 +8,7 @@
 //! | `fill` | the messages that are there before |
 //! | `workers` | the worker processes |
 //! | `follow` | watches the job, and kills a worker half way |
+//! | `read` | reads everything as the application would, and judges it by the ledger |
 //! | `scan` | counts what CMK each message depends on |
 //! | `report` | the figures at the end |
 //! | `show` | what goes to the terminal |
@@ -15,6 +16,7 @@
 mod fill;
 mod follow;
 mod place;
+mod read;
 mod report;
 mod scan;
 mod scene;
@@ -35,7 +37,7 @@ use crate::audit;
 use crate::client::{Client, ClientError, ErrorKind};
 use crate::demo::generate::{Recipe, Shape};
 use crate::demo::ledger::Ledger;
-use crate::demo::traffic::{self, Target, Traffic, read_back};
+use crate::demo::traffic::{self, Target, Traffic};
 use crate::ids::{Hour, InvalidId, JobId};
 use crate::import::ImportError;
 use crate::job::{BookError, JobMessage, JobRow, JobState, Mode, RekeyRequest};
@@ -46,13 +48,12 @@ use crate::store::StoreError;
 use fill::Filled;
 use follow::Followed;
 use place::Place;
+use read::Reader;
 use report::{Report, by_code, traffic_between};
 use scene::{APP, Part, Scene, WORKER};
 use show::{Show, count, number};
 use workers::Workers;
 
-/// Reads of one pass over everything that are under way at once.
-const READS_AT_ONCE: usize = 32;
 /// Channels that new messages of the live traffic go to.
 const TRAFFIC_CHANNELS: usize = 8;
 /// Hours of each that get new messages: old ones, so that writers and workers
@@ -238,10 +239,10 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     let begun = Instant::now();
     check_scan(&mut report, &scene, show).await?;
     check_traffic(&mut report, traffic, show).await?;
-    check_ledger(&mut report, &scene, &client, &ledger, show).await;
+    check_ledger(&mut report, &scene, client, &ledger, show).await?;
     app.audit.close().await?;
     check_without_old(&mut report, &scene, &ledger, show).await?;
-    check_audit(&mut report, &scene, show)?;
+    check_audit(&mut report, &scene, &followed.job, show).await?;
     report.took("checks", begun.elapsed());
     report.show(show);
     if report.holds() {
@@ -574,13 +575,18 @@ async fn check_traffic(
 async fn check_ledger(
     report: &mut Report,
     scene: &Scene,
-    client: &Client,
-    ledger: &Ledger,
+    client: Client,
+    ledger: &Arc<Ledger>,
     show: &mut Show,
-) {
-    show.live("reading every message and comparing it with the ledger");
-    let why = Use::new(ReasonCode::MessageRead, "demo check");
-    let found = read_back(client, ledger, &scene.clock, &why, READS_AT_ONCE).await;
+) -> Result<(), DemoError> {
+    let reader = Reader {
+        client,
+        ledger: ledger.clone(),
+        clock: scene.clock.clone(),
+        why: Use::new(ReasonCode::MessageRead, "demo check"),
+    };
+    let mut seen = |n| show.live(&format!("{} read", count(n, "message", "messages")));
+    let found = reader.everything(&mut seen).await?;
     let read = found.present + found.absent;
     let wrong = found.violations.iter().count() as u64;
     show.note(&format!(
@@ -602,13 +608,14 @@ async fn check_ledger(
         ),
     );
     report.check_read("after the rekey", &found);
+    Ok(())
 }
 
 /// Disables the old CMK, and reads everything once more without any cached key.
 async fn check_without_old(
     report: &mut Report,
     scene: &Scene,
-    ledger: &Ledger,
+    ledger: &Arc<Ledger>,
     show: &mut Show,
 ) -> Result<(), DemoError> {
     scene.ring.disable(&scene.old)?;
@@ -630,9 +637,14 @@ async fn check_without_old(
     report.check(refused.is_some(), || {
         "the KMS still answers for the disabled CMK".to_owned()
     });
-    show.live("reading every message again, with no cached key");
-    let client = scene.client(&app).await?;
-    let found = read_back(&client, ledger, &scene.clock, &why, READS_AT_ONCE).await;
+    let reader = Reader {
+        client: scene.client(&app).await?,
+        ledger: ledger.clone(),
+        clock: scene.clock.clone(),
+        why,
+    };
+    let mut seen = |n| show.live(&format!("{} read again", count(n, "message", "messages")));
+    let found = reader.everything(&mut seen).await?;
     show.note(&format!(
         "{} read again by a new client with no cached key",
         count(found.present, "message", "messages"),
@@ -651,15 +663,28 @@ async fn check_without_old(
     Ok(())
 }
 
-/// Verifies every chain of the audit log, and then the heads that the log
-/// itself names.
-fn check_audit(report: &mut Report, scene: &Scene, show: &mut Show) -> Result<(), DemoError> {
-    let dir = &scene.config.audit.dir;
-    let verify = |heads: &[audit::Head]| {
-        audit::verify(dir, heads).map_err(|e| DemoError::io("read", dir, e))
-    };
-    let named = verify(&[])?.named;
-    let found = verify(&named)?;
+/// Verifies every chain of the audit log, and that the workers' chains reach as
+/// far as the job's end says they do.
+async fn check_audit(
+    report: &mut Report,
+    scene: &Scene,
+    job: &JobRow,
+    show: &mut Show,
+) -> Result<(), DemoError> {
+    show.live("verifying the audit log");
+    let heads: Result<Vec<audit::Head>, String> =
+        job.streams.iter().cloned().map(TryInto::try_into).collect();
+    report.check(heads.is_ok(), || {
+        "the job names an audit stream in a way that is not understood".to_owned()
+    });
+    let heads = heads.unwrap_or_default();
+    let dir = scene.config.audit.dir.clone();
+    let verified = tokio::task::spawn_blocking(move || {
+        audit::verify(&dir, &heads).map_err(|e| DemoError::io("read", &dir, e))
+    });
+    let found = verified
+        .await
+        .map_err(|e| DemoError::Task(e.to_string()))??;
     let records: u64 = found.streams.iter().map(|stream| stream.records).sum();
     let open = found
         .streams

@@ -50,6 +50,7 @@ pub async fn follow(
         replaced: false,
         orphaned: None,
         takeovers: 0,
+        held: 0,
     };
     loop {
         workers.check()?;
@@ -77,6 +78,8 @@ struct Watch<'a> {
     orphaned: Option<String>,
     /// Takeovers of the job itself; the tasks' are in its row.
     takeovers: u64,
+    /// Tasks that the killed worker held, until their takeover is told.
+    held: u64,
 }
 
 impl Watch<'_> {
@@ -132,7 +135,7 @@ impl Watch<'_> {
                 return Ok(None);
             }
         }
-        self.after_kill(&row, workers, show)?;
+        self.after_kill(&row, &tasks, workers, show)?;
         if let Some(line) = progress(&row, &tasks, done) {
             show.live(&line);
         }
@@ -145,9 +148,9 @@ impl Watch<'_> {
         row: Option<&JobRow>,
         show: &mut Show,
     ) -> Result<(), DemoError> {
-        if row.is_none_or(|row| row.transitions as usize == self.transitions) {
+        let Some(row) = row.filter(|row| row.transitions as usize != self.transitions) else {
             return Ok(());
-        }
+        };
         let scene = self.scene;
         let history = scene.book.history(&scene.org, self.job).await?;
         for step in history.iter().skip(self.transitions) {
@@ -163,8 +166,8 @@ impl Watch<'_> {
                     show.note("rewriting: every older message is sealed anew under a new data key");
                 }
                 JobState::Verifying => show.note(&format!(
-                    "{}; {verify_s:.1} s for the last write in flight, then a scan opens every one",
-                    step.why
+                    "{} rewritten; {verify_s:.1} s for the last write in flight, then a scan opens all",
+                    count(row.rewriting.rewritten, "message", "messages")
                 )),
                 JobState::Draining => show.note(&format!(
                     "proven; {drain_s:.1} s for writes that land late, then the scan once more"
@@ -215,6 +218,7 @@ impl Watch<'_> {
             if drove { "drove the job and " } else { "" },
             count(held, "task", "tasks")
         ));
+        self.held = held;
         self.orphaned = drove.then(|| dead.name.clone());
         self.killed = Some(Instant::now());
     }
@@ -223,6 +227,7 @@ impl Watch<'_> {
     fn after_kill(
         &mut self,
         row: &JobRow,
+        tasks: &[TaskRow],
         workers: &mut Workers,
         show: &mut Show,
     ) -> Result<(), DemoError> {
@@ -247,6 +252,15 @@ impl Watch<'_> {
             self.takeovers += 1;
             self.orphaned = None;
         }
+        let taken: u64 = tasks.iter().map(|task| u64::from(task.takeovers)).sum();
+        if self.held > 0 && taken >= self.held {
+            show.note(&format!(
+                "its {} taken over, {:.1} s after the kill, each from its last checkpoint",
+                if taken == 1 { "task is" } else { "tasks are" },
+                at.elapsed().as_secs_f64()
+            ));
+            self.held = 0;
+        }
         Ok(())
     }
 }
@@ -261,7 +275,8 @@ fn slices_done(task: &TaskRow) -> u64 {
 }
 
 fn progress(row: &JobRow, tasks: &[TaskRow], done: u64) -> Option<String> {
-    let round = row.round?;
+    // While the slices are being listed there is nothing to show.
+    let round = row.round.filter(|round| round.tasks.is_some())?;
     let what = match round.pass {
         Pass::Rewrite => "rekey",
         Pass::Verify => "verify",

@@ -14,7 +14,7 @@ pub struct Show {
     began: Instant,
     terminal: bool,
     live: bool,
-    last_plain: Option<Instant>,
+    last_plain: Instant,
 }
 
 impl Show {
@@ -24,7 +24,7 @@ impl Show {
             began: Instant::now(),
             terminal: io::stdout().is_terminal(),
             live: false,
-            last_plain: None,
+            last_plain: Instant::now(),
         }
     }
 
@@ -35,6 +35,8 @@ impl Show {
 
     /// The first line of a step.
     pub fn step(&mut self, name: &str, text: &str) {
+        // Time enough until the first plain line of progress.
+        self.last_plain = Instant::now();
         self.put(&format!("{}  {name:<NAME_WIDTH$}{text}", self.time()));
     }
 
@@ -62,8 +64,7 @@ impl Show {
             let line: String = line.chars().take(width()).collect();
             self.write(&format!("\r\x1b[2K{line}"));
             self.live = true;
-        } else if self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) {
-            self.last_plain = Some(Instant::now());
+        } else if self.last_plain.elapsed() >= PLAIN_EVERY {
             self.note(text);
         }
     }
@@ -106,7 +107,7 @@ pub fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
