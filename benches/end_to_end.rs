@@ -26,7 +26,8 @@ use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::job::{JobState, Mode, SliceId};
 use rekeyd::pipeline::Limits;
 use rekeyd::pipeline::plan::SliceWalk;
-use rekeyd::store::{CellWrite, Consistency, PageLimit};
+use rekeyd::store::{CellWrite, Consistency, PageLimit, Partition};
+use tokio::sync::mpsc;
 
 use rig::Rig;
 
@@ -100,8 +101,10 @@ async fn measure(options: &Options) {
         rows as f64 / slices as f64
     );
 
+    let cpu_before = cpu_seconds(std::process::id());
     let first = floor(&rig).await;
     let second = floor(&rig).await;
+    let floor_cpu_s = (cpu_seconds(std::process::id()) - cpu_before) / 2.0;
     let floor_s = (first + second) / 2.0;
     println!(
         "floor    {:>8.2} s  {:>9.0} rows/s   (two passes: {first:.2} s, {second:.2} s)",
@@ -112,9 +115,13 @@ async fn measure(options: &Options) {
     rig.ring.set_latency_ms(options.latency_ms).unwrap();
     let mut worker = Worker::start(&rig, options);
     let job = rig.enqueue(rig.request(&rig.new, options.mode)).await;
+    let mut cpu = CpuSpan::default();
     let done = loop {
         let row = rig.book.get(&rig.org, job).await.unwrap();
         worker.look();
+        if let Some(found) = &row {
+            cpu.look(found.row.state, worker.child.id());
+        }
         match row {
             Some(found) if found.row.state == JobState::Drained => break found.row,
             Some(found) if found.row.state == JobState::Blocked => panic!("{}", found.row.why),
@@ -148,6 +155,13 @@ async fn measure(options: &Options) {
         calls as f64 / rekey_s / f64::from(options.budget)
     );
     println!(
+        "CPU      {:.2} s in the floor, {:.2} s in the rekey: {:.1} and {:.1} µs a row",
+        floor_cpu_s,
+        cpu.seconds(),
+        floor_cpu_s * 1e6 / rows as f64,
+        cpu.seconds() * 1e6 / rows as f64
+    );
+    println!(
         "memory   {:.0} MB at most in the worker",
         worker.peak_kib as f64 / 1024.0
     );
@@ -157,7 +171,8 @@ async fn measure(options: &Options) {
     }
 }
 
-/// Reads every row and writes back other bytes of the same size.
+/// Reads every row and writes back other bytes of the same size: the pages of
+/// many slices are read at once, and many batches are written at once.
 async fn floor(rig: &Rig) -> f64 {
     let limits = Limits::default();
     let mut walk = SliceWalk::new(
@@ -171,16 +186,37 @@ async fn floor(rig: &Rig) -> f64 {
         slices.push(slice);
     }
     let begun = Instant::now();
-    stream::iter(slices)
-        .for_each_concurrent(FLOOR_SLICES, |slice| rewrite_slice(rig, slice, limits))
-        .await;
+    let (batches_in, batches) = mpsc::channel(64);
+    // Owns the sender, so that the writing ends with the reading.
+    let read = async move {
+        let batches_in = &batches_in;
+        stream::iter(slices)
+            .for_each_concurrent(FLOOR_SLICES, |slice| {
+                read_slice(rig, slice, limits, batches_in.clone())
+            })
+            .await;
+    };
+    let batches = stream::unfold(batches, |mut batches| async {
+        batches.recv().await.map(|batch| (batch, batches))
+    });
+    let write = batches.for_each_concurrent(FLOOR_WRITES, |(partition, batch)| async move {
+        rig.store.write_cells(&partition, &batch).await.unwrap();
+    });
+    tokio::join!(read, write);
     begun.elapsed().as_secs_f64()
 }
 
-/// Slices in flight in the floor: as many as the worker's tasks have together.
+/// Slices and batches in flight in the floor: as many as a worker's tasks have
+/// together.
 const FLOOR_SLICES: usize = 256;
+const FLOOR_WRITES: usize = 256;
 
-async fn rewrite_slice(rig: &Rig, slice: SliceId, limits: Limits) {
+async fn read_slice(
+    rig: &Rig,
+    slice: SliceId,
+    limits: Limits,
+    out: mpsc::Sender<(Partition, Vec<CellWrite>)>,
+) {
     let view = rig.registry.view(&rig.org, &slice.channel).await.unwrap();
     let partition = view.partition(slice.hour);
     let limit = PageLimit {
@@ -194,30 +230,76 @@ async fn rewrite_slice(rig: &Rig, slice: SliceId, limits: Limits) {
             .read_page(&partition, after.as_ref(), limit, Consistency::Quorum)
             .await
             .unwrap();
-        let writes: Vec<CellWrite> = page
-            .cells
-            .into_iter()
-            .map(|mut stored| {
-                // Twice is the same bytes again. SQLite skips writing identical
-                // bytes, so every byte behind the header changes.
-                for byte in &mut stored.cell[26..] {
-                    *byte ^= 0x5a;
-                }
-                CellWrite {
-                    record: stored.record,
-                    cell: stored.cell,
-                    write_time: WriteTime(stored.write_time.0 + 1),
-                    ttl_s: 0,
-                }
-            })
-            .collect();
-        for batch in writes.chunks(limits.batch_rows) {
-            rig.store.write_cells(&partition, batch).await.unwrap();
+        let mut cells = page.cells.into_iter().peekable();
+        while cells.peek().is_some() {
+            let batch = cells
+                .by_ref()
+                .take(limits.batch_rows)
+                .map(|mut stored| {
+                    // Twice is the same bytes again. SQLite skips writing
+                    // identical bytes, so every byte behind the header changes.
+                    for byte in &mut stored.cell[26..] {
+                        *byte ^= 0x5a;
+                    }
+                    CellWrite {
+                        record: stored.record,
+                        cell: stored.cell,
+                        write_time: WriteTime(stored.write_time.0 + 1),
+                        ttl_s: 0,
+                    }
+                })
+                .collect();
+            out.send((partition.clone(), batch)).await.unwrap();
         }
         after = page.next;
         if after.is_none() {
             return;
         }
+    }
+}
+
+/// Processor time of a process so far, user and system. On a busy machine it
+/// says more than the clock on the wall.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in brackets may hold spaces; the times are fields 14 and 15.
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// The worker's processor time in its rewriting state.
+#[derive(Default)]
+struct CpuSpan {
+    from: Option<f64>,
+    to: Option<f64>,
+}
+
+impl CpuSpan {
+    fn look(&mut self, state: JobState, pid: u32) {
+        match state {
+            JobState::Rewriting => {
+                self.from.get_or_insert_with(|| cpu_seconds(pid));
+            }
+            JobState::Verifying => {
+                self.to.get_or_insert_with(|| cpu_seconds(pid));
+            }
+            _ => {}
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.to.unwrap_or(0.0) - self.from.unwrap_or(0.0)
     }
 }
 

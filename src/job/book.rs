@@ -17,6 +17,8 @@ const PAGE: usize = 500;
 const JOB: &str = "job/";
 const OPEN: &str = "open/";
 const HISTORY: &str = "history/";
+/// Row of a job's tasks that says which organization the job id belongs to.
+const OWNER: &str = "owner";
 
 /// A row with the revision it was read at.
 #[derive(Debug, Clone)]
@@ -118,6 +120,9 @@ impl JobBook {
             blocked_slices: 0,
             verdict: None,
         };
+        if !self.take_id(request).await? {
+            return Ok(Recorded::Taken);
+        }
         let id = job_id(request.job_id);
         let open = open_id(request.job_id);
         let writes = [insert(&id, &row), insert(&open, &())];
@@ -131,6 +136,24 @@ impl JobBook {
                 _ => Ok(Recorded::Taken),
             },
         }
+    }
+
+    /// Takes a job id for one organization. Tasks and quarantined cells are
+    /// filed by the job id alone, so a second organization with the same id
+    /// would work on the first one's tasks and call them done.
+    async fn take_id(&self, request: &RekeyRequest) -> Result<bool, BookError> {
+        let partition = request.job_id.to_string();
+        let write = insert(OWNER, &request.org);
+        if self
+            .apply(ControlTable::Tasks, &partition, &[write])
+            .await?
+            == Applied::Yes
+        {
+            return Ok(true);
+        }
+        let owner: Option<Versioned<OrgId>> =
+            self.read(ControlTable::Tasks, &partition, OWNER).await?;
+        Ok(owner.is_some_and(|owner| owner.row == request.org))
     }
 
     /// Reads a job.

@@ -211,6 +211,11 @@ impl<T: Leased> Hold<T> {
     /// longer held with this token.
     pub async fn reload(&self) -> Result<T, HoldError> {
         let mut held = self.inner.lock().await;
+        self.read_into(&mut held).await?;
+        Ok(held.row.clone())
+    }
+
+    async fn read_into(&self, held: &mut Versioned<T>) -> Result<(), HoldError> {
         let fresh: Option<Versioned<T>> =
             self.book.read(T::TABLE, &self.partition, &held.id).await?;
         match fresh {
@@ -222,7 +227,7 @@ impl<T: Leased> Hold<T> {
                         .is_some_and(|l| l.worker == self.me.worker) =>
             {
                 *held = fresh;
-                Ok(held.row.clone())
+                Ok(())
             }
             _ => {
                 self.trusted_until.send_replace(BootTime(Duration::ZERO));
@@ -253,20 +258,22 @@ impl<T: Leased> Hold<T> {
         }
     }
 
-    /// Changes the row a last time and lets it go.
-    pub async fn release(&self, change: impl FnOnce(&mut T)) -> Result<(), HoldError> {
+    /// Changes the row a last time and lets it go. A row that was changed under
+    /// the same token is read again first: the change may be our own renewal,
+    /// dropped after it was sent, and should not cost the rest of the lease.
+    pub async fn release(&self, change: impl Fn(&mut T)) -> Result<(), HoldError> {
         let mut held = self.inner.lock().await;
-        let mut next = held.clone();
-        change(&mut next.row);
-        next.row.set_lease(None);
-        note_stream(
-            next.row.streams_mut(),
-            StreamRef::from(&self.me.audit.head()),
-        );
         loop {
             if !self.is_trusted() {
                 return Err(HoldError::Lost(held.id.clone()));
             }
+            let mut next = held.clone();
+            change(&mut next.row);
+            next.row.set_lease(None);
+            note_stream(
+                next.row.streams_mut(),
+                StreamRef::from(&self.me.audit.head()),
+            );
             match self
                 .book
                 .write_back(T::TABLE, &self.partition, &mut next)
@@ -277,7 +284,7 @@ impl<T: Leased> Hold<T> {
                     self.trusted_until.send_replace(BootTime(Duration::ZERO));
                     return Ok(());
                 }
-                Err(BookError::Overtaken(id)) => return Err(HoldError::Changed(id)),
+                Err(BookError::Overtaken(_)) => self.read_into(&mut held).await?,
                 Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {
                     self.clock.sleep(self.retry_wait()).await;
                 }
@@ -292,14 +299,20 @@ impl<T: Leased> Hold<T> {
 }
 
 impl Hold<JobRow> {
-    /// Moves the job to another state, with whatever else `change` does to it.
+    /// Moves the job from the state that was decided on to another, with
+    /// whatever else `change` does to it. `Changed` if it is no longer there: an
+    /// operator moved it, and the keeper of the lease has read it again since.
     pub async fn transition(
         &self,
+        seen: &JobRow,
         to: JobState,
         why: &str,
         change: impl FnOnce(&mut JobRow),
     ) -> Result<Transition, HoldError> {
         let mut held = self.inner.lock().await;
+        if held.row.transitions != seen.transitions {
+            return Err(HoldError::Changed(held.id.clone()));
+        }
         let mut next = held.clone();
         change(&mut next.row);
         loop {

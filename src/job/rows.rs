@@ -235,6 +235,26 @@ impl JobRow {
     pub fn mode(&self) -> Mode {
         self.request.mode
     }
+
+    /// Until when there is nothing to do for it, Unix milliseconds, if it waits
+    /// for a time: the time it was asked for, the end of the drain wait, the
+    /// next try of a preflight.
+    pub fn rests_until_ms(&self) -> Option<u64> {
+        match self.state {
+            JobState::Queued => self
+                .request
+                .not_before
+                .and_then(|begin| u64::try_from(begin.as_millisecond()).ok()),
+            JobState::Draining if self.round.is_none() => self.drain_until_ms,
+            JobState::Blocked if self.activated.is_none() => self.retry_ms,
+            _ => None,
+        }
+    }
+
+    /// Whether there is something to do for it at a time, Unix milliseconds.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.rests_until_ms().is_none_or(|until| until <= now_ms)
+    }
 }
 
 /// One change of a job's state. History rows are only inserted.

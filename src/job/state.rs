@@ -60,7 +60,9 @@ impl JobState {
         match self {
             Queued => &[Preflight, Failed, Cancelled],
             Preflight => &[Activating, Blocked, Failed, Cancelled],
-            Activating => &[Settling, Failed, Cancelled],
+            // Not cancelled: the driver may be about to change the registry, and
+            // a job that was told to have ended must not do that.
+            Activating => &[Settling, Failed],
             Settling => &[Rewriting, Cancelled],
             Rewriting => &[Verifying, Blocked, Cancelled],
             Verifying => &[Rewriting, Verified, Blocked, Cancelled],

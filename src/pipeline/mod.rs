@@ -33,6 +33,7 @@ mod work;
 mod wraps;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{RwLock, Semaphore, mpsc, watch};
@@ -155,6 +156,8 @@ pub struct TaskRun {
     pub hold: Arc<TaskHold>,
     /// The CMKs that may be used, read again when one is missing.
     pub allow_list: RwLock<AllowList>,
+    /// The CMKs of epochs, as later jobs have named them; read when one is met.
+    pub later_epochs: RwLock<BTreeMap<Epoch, CmkArn>>,
     /// Turns true when the worker is asked to stop: finish what is in flight,
     /// begin nothing new.
     pub stop: watch::Receiver<bool>,

@@ -71,7 +71,9 @@ impl Parking {
         self.with(cmk, |entry| {
             entry.parked = None;
             entry.refusals = 0;
-            entry.canary = None;
+            // A canary that answered is still right: without it, each revoked
+            // scope would call it again between the successes of the others.
+            entry.canary = entry.canary.filter(|(_, said)| *said == Canary::Answers);
         });
     }
 
@@ -154,5 +156,20 @@ mod tests {
         assert_eq!(parking.canary(&cmk), Some(Canary::Refused));
         clock.advance(Duration::from_secs(1));
         assert_eq!(parking.canary(&cmk), None);
+    }
+
+    #[test]
+    fn a_success_contradicts_a_refused_canary_only() {
+        let clock = FakeClock::at(WallTime(0));
+        let parking = Parking::new(clock);
+        let cmk = CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap();
+        for (said, after) in [
+            (Canary::Refused, None),
+            (Canary::Answers, Some(Canary::Answers)),
+        ] {
+            parking.note_canary(&cmk, said);
+            parking.answered(&cmk);
+            assert_eq!(parking.canary(&cmk), after);
+        }
     }
 }

@@ -99,8 +99,9 @@ impl SliceWalk {
 }
 
 /// Cuts slices into tasks that lie end to end: each begins where the one before
-/// ends, and the last has no end, so a slice that appears later is in one of
-/// them too.
+/// ends, and the last has no end. A slice that appears later than the plan is in
+/// one of them or before the first. None needs to be gone through: its key row
+/// was written after the settle, so all in it is of the new state (I11).
 #[derive(Default)]
 pub struct Cutter {
     run: Option<(SliceId, u64)>,

@@ -92,7 +92,7 @@ async fn one_key(
         Err(error) => Err(error.into()),
         Ok(()) => match task.pass {
             Pass::Rewrite => wrap_anew(task, page, &row, effort).await?,
-            Pass::Verify | Pass::Drain => prove(task, page, &row, effort).await?,
+            Pass::Verify | Pass::Drain => prove(task, &row, effort).await?,
         },
     };
     answers.insert(id, answer.clone());
@@ -143,11 +143,10 @@ async fn wrap_anew(
 
 async fn prove(
     task: &TaskRun,
-    page: &Page,
     row: &KeyRowBody,
     effort: &mut Effort,
 ) -> Result<Result<(), KeyFault>, TaskError> {
-    if let Err(fault) = wraps::is_as_the_job_left_it(task, &page.view, row) {
+    if let Err(fault) = wraps::is_as_the_job_left_it(task, row).await? {
         return Ok(Err(fault));
     }
     let shared = &task.shared;

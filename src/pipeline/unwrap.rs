@@ -255,7 +255,7 @@ async fn open_key(
         return Ok(Err(error.into()));
     }
     if task.pass == Pass::Verify
-        && let Err(fault) = wraps::is_as_the_job_left_it(task, view, &row)
+        && let Err(fault) = wraps::is_as_the_job_left_it(task, &row).await?
     {
         return Ok(Err(fault));
     }

@@ -2,13 +2,17 @@
 //! behind. The last scan before the verdict looks at wraps and epochs only and
 //! calls no KMS.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::crypto::{CellError, KeyId, KeyRowBody};
+use crate::epoch::Epoch;
+use crate::ids::CmkArn;
 use crate::job::Mode;
 use crate::keys::SliceKeys;
+use crate::pipeline::patience::patiently;
 use crate::pipeline::unwrap::KeyFault;
 use crate::pipeline::work::{Page, Tally, key_ids};
 use crate::pipeline::{TaskError, TaskRun};
@@ -38,32 +42,48 @@ pub(super) async fn choose(
 
 /// Whether a key's wrap is at the job's epoch or above and under the CMK that
 /// its epoch names.
-pub(super) fn is_as_the_job_left_it(
+pub(super) async fn is_as_the_job_left_it(
     task: &TaskRun,
-    view: &ChannelView,
     row: &KeyRowBody,
-) -> Result<(), KeyFault> {
+) -> Result<Result<(), KeyFault>, TaskError> {
     if row.wrap_epoch < task.epoch {
         // A rewrap mends this. In a re-encryption no cell of the new epoch may
         // name such a key, so somebody put it there.
-        return Err(match task.mode {
+        return Ok(Err(match task.mode {
             Mode::Rewrap => KeyFault::Find,
             Mode::Reencrypt => KeyFault::Bad("wrap_below_job".to_owned()),
-        });
+        }));
     }
-    let desired = view.desired();
-    let named_by_epoch = [
-        (task.epoch, &task.to_cmk),
-        (desired.wrap_epoch, &desired.cmk),
-    ];
-    let fits = named_by_epoch
-        .iter()
-        .all(|(epoch, cmk)| row.wrap_epoch != *epoch || row.cmk == **cmk);
-    if fits {
-        Ok(())
-    } else {
-        Err(KeyFault::Bad("wrap_under_other_cmk".to_owned()))
+    let code = match cmk_of(task, row.wrap_epoch).await? {
+        Some(cmk) if cmk == row.cmk => return Ok(Ok(())),
+        Some(_) => "wrap_under_other_cmk",
+        // The epoch of a wrap is no proof: one that was never given out could
+        // hide that the key is still under the old CMK.
+        None => "wrap_epoch_unknown",
+    };
+    Ok(Err(KeyFault::Bad(code.to_owned())))
+}
+
+/// The CMK that an epoch names, by the activations of the organization. They
+/// are read again before an epoch is called unknown: a later job may have been
+/// activated since.
+async fn cmk_of(task: &TaskRun, epoch: Epoch) -> Result<Option<CmkArn>, TaskError> {
+    if epoch == task.epoch {
+        return Ok(Some(task.to_cmk.clone()));
     }
+    if let Some(cmk) = task.later_epochs.read().await.get(&epoch) {
+        return Ok(Some(cmk.clone()));
+    }
+    let shared = &task.shared;
+    let fresh: BTreeMap<Epoch, CmkArn> =
+        patiently(&shared.clock, || shared.registry.activations(&task.org))
+            .await?
+            .into_iter()
+            .map(|activation| (activation.epoch, activation.to_cmk))
+            .collect();
+    let cmk = fresh.get(&epoch).cloned();
+    *task.later_epochs.write().await = fresh;
+    Ok(cmk)
 }
 
 /// The stage of the last scan: every key that a cell names has its wrap.
@@ -79,7 +99,7 @@ pub(super) async fn run(
             let rows = keys.rows(&task, Some(id)).await?;
             let fault = match choose(&task, &rows, &page.view, id).await? {
                 Err(error) => Some(KeyFault::from(error)),
-                Ok(row) => is_as_the_job_left_it(&task, &page.view, &row).err(),
+                Ok(row) => is_as_the_job_left_it(&task, &row).await?.err(),
             };
             faults.insert(id, fault);
         }

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
+use crate::clock::{BootTime, WallTime};
 use crate::crypto::{Header, expiry};
+use crate::epoch::Epoch;
 use crate::killpoint;
 use crate::pipeline::patience::{FIRST_WAIT, LONGEST_WAIT, patiently};
 use crate::pipeline::work::{NewCell, SealedPage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
+use crate::registry::ChannelView;
 use crate::store::{CellWrite, Partition, StoreErrorClass};
 
 /// The stage.
@@ -40,10 +43,39 @@ pub(super) async fn run(
     }
 }
 
-async fn write_page(task: &TaskRun, mut page: SealedPage) -> Result<Tally, TaskError> {
+/// Cells that are sent together. Their age goes with them: when one batch of a
+/// page is read again, the others are as old as they were.
+struct Batch {
+    view: Arc<ChannelView>,
+    read_at: BootTime,
+    answered_at: WallTime,
+    epoch: Epoch,
+    cells: Vec<NewCell>,
+}
+
+impl Batch {
+    /// Other cells of the same age.
+    fn with(&self, cells: Vec<NewCell>) -> Self {
+        Self {
+            view: self.view.clone(),
+            cells,
+            ..*self
+        }
+    }
+}
+
+async fn write_page(task: &TaskRun, page: SealedPage) -> Result<Tally, TaskError> {
     let limits = &task.shared.limits;
-    let partition = page.view.partition(page.tally.slice.id.hour);
-    let mut cells = std::mem::take(&mut page.cells).into_iter().peekable();
+    let mut tally = page.tally;
+    let partition = page.view.partition(tally.slice.id.hour);
+    let whole = Batch {
+        view: page.view,
+        read_at: page.read_at,
+        answered_at: page.answered_at,
+        epoch: page.epoch,
+        cells: Vec::new(),
+    };
+    let mut cells = page.cells.into_iter().peekable();
     let mut first = true;
     while cells.peek().is_some() {
         let mut batch = Vec::new();
@@ -63,24 +95,28 @@ async fn write_page(task: &TaskRun, mut page: SealedPage) -> Result<Tally, TaskE
             "cells_half_written"
         });
         first = false;
-        write_batch(task, &mut page, &partition, batch).await?;
+        write_batch(task, &mut tally, &partition, whole.with(batch)).await?;
         killpoint::reach("cells_after_write");
     }
-    Ok(page.tally)
+    Ok(tally)
 }
 
 /// Writes one batch. If the store refuses it as such, its rows go one by one,
 /// and the one that is meant is left as it is and listed.
 async fn write_batch(
     task: &TaskRun,
-    page: &mut SealedPage,
+    tally: &mut Tally,
     partition: &Partition,
-    batch: Vec<NewCell>,
+    batch: Batch,
 ) -> Result<(), TaskError> {
-    for cell in send(task, page, partition, batch).await? {
+    let Some(mut refused) = send(task, tally, partition, batch).await? else {
+        return Ok(());
+    };
+    for cell in std::mem::take(&mut refused.cells) {
         let (record, write_time) = (cell.record.clone(), cell.write_time);
-        if !send(task, page, partition, vec![cell]).await?.is_empty() {
-            page.tally.quarantine(record, write_time, "store_refused");
+        let alone = refused.with(vec![cell]);
+        if send(task, tally, partition, alone).await?.is_some() {
+            tally.quarantine(record, write_time, "store_refused");
         }
     }
     Ok(())
@@ -91,24 +127,24 @@ async fn write_batch(
 /// again before it is written (I4), and the TTLs are computed for each try.
 async fn send(
     task: &TaskRun,
-    page: &mut SealedPage,
+    tally: &mut Tally,
     partition: &Partition,
-    mut batch: Vec<NewCell>,
-) -> Result<Vec<NewCell>, TaskError> {
+    mut batch: Batch,
+) -> Result<Option<Batch>, TaskError> {
     let shared = &task.shared;
     let mut wait = FIRST_WAIT;
     loop {
-        if is_too_old(task, page) {
-            batch = read_again(task, page, partition, batch).await?;
+        if is_too_old(task, &batch) {
+            read_again(task, tally, partition, &mut batch).await?;
         }
-        let writes = compose(task, page, &mut batch);
+        let writes = compose(shared.clock.wall(), tally, &mut batch);
         if writes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         match shared.store.write_cells(partition, &writes).await {
             Ok(()) => {
-                page.tally.counts.rewritten += writes.len() as u64;
-                return Ok(Vec::new());
+                tally.counts.rewritten += writes.len() as u64;
+                return Ok(None);
             }
             Err(error) => match error.class {
                 StoreErrorClass::Transient => {
@@ -116,7 +152,7 @@ async fn send(
                     shared.clock.sleep(wait.mul_f64(rand::random())).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
-                StoreErrorClass::Invalid => return Ok(batch),
+                StoreErrorClass::Invalid => return Ok(Some(batch)),
                 StoreErrorClass::Fatal => return Err(error.into()),
             },
         }
@@ -125,9 +161,8 @@ async fn send(
 
 /// Makes the statements as they are sent now. A cell whose time is over is
 /// dropped from the batch and counted `expired`.
-fn compose(task: &TaskRun, page: &mut SealedPage, batch: &mut Vec<NewCell>) -> Vec<CellWrite> {
-    let now = task.shared.clock.wall();
-    let (epoch, answered_at) = (page.epoch, page.answered_at);
+fn compose(now: WallTime, tally: &mut Tally, batch: &mut Batch) -> Vec<CellWrite> {
+    let (epoch, answered_at) = (batch.epoch, batch.answered_at);
     let ttl = |cell: &NewCell| match cell.expiry {
         None => Some(0),
         Some((at, read_epoch, read_ttl)) => {
@@ -135,10 +170,11 @@ fn compose(task: &TaskRun, page: &mut SealedPage, batch: &mut Vec<NewCell>) -> V
             expiry::store_ttl(at, epoch, read, now)
         }
     };
-    let before = batch.len();
-    batch.retain(|cell| ttl(cell).is_some());
-    page.tally.counts.expired += (before - batch.len()) as u64;
+    let before = batch.cells.len();
+    batch.cells.retain(|cell| ttl(cell).is_some());
+    tally.counts.expired += (before - batch.cells.len()) as u64;
     batch
+        .cells
         .iter()
         .map(|cell| CellWrite {
             record: cell.record.clone(),
@@ -149,10 +185,10 @@ fn compose(task: &TaskRun, page: &mut SealedPage, batch: &mut Vec<NewCell>) -> V
         .collect()
 }
 
-fn is_too_old(task: &TaskRun, page: &SealedPage) -> bool {
+fn is_too_old(task: &TaskRun, batch: &Batch) -> bool {
     let now = task.shared.clock.boot();
     let row_age = task.shared.timing.row_age();
-    now.since(page.read_at) >= row_age || now.since(page.view.read_at) >= row_age
+    now.since(batch.read_at) >= row_age || now.since(batch.view.read_at) >= row_age
 }
 
 /// Reads the rows of a batch again and keeps those that are still what they
@@ -160,20 +196,20 @@ fn is_too_old(task: &TaskRun, page: &SealedPage) -> bool {
 /// old epoch, the proving scan finds it.
 async fn read_again(
     task: &TaskRun,
-    page: &mut SealedPage,
+    tally: &mut Tally,
     partition: &Partition,
-    batch: Vec<NewCell>,
-) -> Result<Vec<NewCell>, TaskError> {
+    batch: &mut Batch,
+) -> Result<(), TaskError> {
     let shared = &task.shared;
-    let (org, channel) = (task.org.clone(), page.view.channel.clone());
+    let (org, channel) = (task.org.clone(), batch.view.channel.clone());
     let view = patiently(&shared.clock, || shared.registry.view(&org, &channel)).await?;
     let read_at = shared.clock.boot();
-    if !view.agrees_with(&page.view) {
-        page.tally.counts.changed += batch.len() as u64;
-        return Ok(Vec::new());
+    let cells = std::mem::take(&mut batch.cells);
+    if !view.agrees_with(&batch.view) {
+        tally.counts.changed += cells.len() as u64;
+        return Ok(());
     }
-    let mut kept = Vec::with_capacity(batch.len());
-    for mut cell in batch {
+    for mut cell in cells {
         let found = patiently(&shared.clock, || {
             shared.store.read_cell(partition, &cell.record)
         })
@@ -186,13 +222,15 @@ async fn read_again(
             if let (Some((_, _, ttl)), Some(found)) = (&mut cell.expiry, found) {
                 *ttl = found.ttl_s;
             }
-            kept.push(cell);
+            batch.cells.push(cell);
         } else {
-            page.tally.counts.changed += 1;
+            tally.counts.changed += 1;
         }
     }
-    page.view = Arc::new(view);
-    page.read_at = read_at;
-    page.answered_at = shared.clock.wall();
-    Ok(kept)
+    batch.view = Arc::new(view);
+    batch.read_at = read_at;
+    // The last answer's time for all of them: a store's expiry is then never
+    // reckoned earlier than it is, and a newer epoch only gets a later one.
+    batch.answered_at = shared.clock.wall();
+    Ok(())
 }

@@ -527,6 +527,32 @@ impl Registry {
         Err(RegistryError::Contended(org.clone()))
     }
 
+    /// Every activation of an organization, in order of job ids. Each names the
+    /// CMK of its epoch (I3).
+    pub async fn activations(&self, org: &OrgId) -> Result<Vec<ActivationRow>, RegistryError> {
+        let mut all = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let rows = self
+                .store
+                .control_list(
+                    ControlTable::Registry,
+                    org.as_str(),
+                    ACTIVATION_PREFIX,
+                    after.as_deref(),
+                    500,
+                )
+                .await?;
+            let Some(last) = rows.last() else {
+                return Ok(all);
+            };
+            after = Some(last.id.clone());
+            for row in &rows {
+                all.push(parse(org.as_str(), row)?);
+            }
+        }
+    }
+
     async fn get(&self, org: &OrgId, ids: &[&str]) -> Result<Vec<ControlRow>, RegistryError> {
         Ok(self
             .store

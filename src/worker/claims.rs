@@ -4,30 +4,31 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use futures::stream::{FuturesUnordered, StreamExt};
 use rand::seq::SliceRandom;
 use tokio::sync::{RwLock, watch};
+use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, Ended, TaskError, TaskRun};
-use crate::worker::{Worker, WorkerError};
+use crate::worker::{Worker, WorkerError, joined};
 
 pub(super) async fn run(
     worker: Arc<Worker>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
     let mut finder = Finder::default();
-    let mut running = FuturesUnordered::new();
+    // Tasks of their own: they keep their leases while this loop looks for more.
+    let mut running = JoinSet::new();
     loop {
         let mut found = false;
         if !*stop.borrow() && running.len() < worker.pace.tasks {
             match finder.claim_one(&worker).await {
                 Ok(Some(claimed)) => {
                     found = true;
-                    running.push(run_task(worker.clone(), claimed, stop.clone()));
+                    running.spawn(run_task(worker.clone(), claimed, stop.clone()));
                 }
                 Ok(None) => {}
                 Err(error) if error.may_pass() => {
@@ -44,10 +45,12 @@ pub(super) async fn run(
         }
         let mut idle_stop = stop.clone();
         tokio::select! {
-            Some(ended) = running.next(), if !running.is_empty() => match ended {
+            Some(ended) = running.join_next(), if !running.is_empty() => match joined(ended) {
                 Ok(()) => {}
                 Err(error) if error.may_pass() => {
                     tracing::warn!(%error, "a task is left to whoever takes it up next");
+                    // Which may be this worker: not at once, or it would spin.
+                    worker.pause(&mut idle_stop).await;
                 }
                 Err(error) => return Err(error),
             },
@@ -181,6 +184,7 @@ async fn run_task(
     let (stop_task, stopped) = watch::channel(false);
     let run = Arc::new(TaskRun {
         allow_list: RwLock::new(shared.registry.allow_list(&request.org).await?),
+        later_epochs: RwLock::default(),
         shared: shared.clone(),
         job: request.job_id,
         org: request.org.clone(),

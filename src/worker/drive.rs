@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::Instrument;
 
 use crate::audit::{Record, RecordType, StreamRef};
@@ -23,7 +23,8 @@ use crate::registry::RegistryError;
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
 
-/// Drives a job until it is at an end, the lease is lost or the worker stops.
+/// Drives a job until it is at an end or has to wait for a time, the lease is
+/// lost or the worker stops.
 /// Returns an error only if the worker must end.
 pub(super) async fn run(
     worker: Arc<Worker>,
@@ -37,12 +38,18 @@ pub(super) async fn run(
     let driver = Driver {
         worker: &worker,
         hold: &hold,
+        moving: Mutex::default(),
+    };
+    let asked_to_stop = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        // A transition that has begun is finished, its audit record included.
+        let _ = driver.moving.lock().await;
     };
     let ended = async {
         tokio::select! {
             ended = driver.to_the_end() => ended,
             lost = driver.keep() => Err(lost),
-            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            () = asked_to_stop => Ok(()),
         }
     }
     .instrument(span.clone())
@@ -69,6 +76,8 @@ pub(super) async fn run(
 struct Driver<'a> {
     worker: &'a Worker,
     hold: &'a JobHold,
+    // Held while the job is moved from one state to another.
+    moving: Mutex<()>,
 }
 
 impl Driver<'_> {
@@ -89,7 +98,8 @@ impl Driver<'_> {
     async fn to_the_end(&self) -> Result<(), WorkerError> {
         loop {
             let job = self.hold.row().await;
-            if job.state.is_final() {
+            let now_ms = self.worker.shared.clock.wall().unix_ms();
+            if job.state.is_final() || !job.is_due(now_ms) {
                 return Ok(());
             }
             match self.one_step(&job).await {
@@ -108,10 +118,10 @@ impl Driver<'_> {
             JobState::Queued => self.queued(job).await,
             JobState::Preflight => self.preflight(job).await,
             JobState::Activating => self.activate(job).await,
-            JobState::Settling => self.settle().await,
+            JobState::Settling => self.settle(job).await,
             JobState::Rewriting => self.rewrite(job).await,
             JobState::Verifying => self.verify(job).await,
-            JobState::Verified => self.verified().await,
+            JobState::Verified => self.verified(job).await,
             JobState::Draining => self.drain(job).await,
             JobState::Blocked => self.blocked(job).await,
             JobState::Drained | JobState::Failed | JobState::Cancelled => Ok(()),
@@ -136,7 +146,7 @@ impl Driver<'_> {
         {
             return self.look_again().await;
         }
-        self.go(JobState::Preflight, "its time has come", |_| {})
+        self.go(job, JobState::Preflight, "its time has come", |_| {})
             .await
     }
 
@@ -149,7 +159,7 @@ impl Driver<'_> {
                     "preflight passed: {} slices, {} KMS calls",
                     estimate.slices, estimate.kms_calls
                 );
-                self.go(JobState::Activating, &why, |row| {
+                self.go(job, JobState::Activating, &why, |row| {
                     row.estimate = Some(estimate)
                 })
                 .await
@@ -159,7 +169,7 @@ impl Driver<'_> {
                 let timing = &self.worker.shared.timing;
                 let wait = timing.blocked_retry(job.preflights + 1);
                 let retry_ms = self.worker.shared.clock.wall().plus(wait).unix_ms();
-                self.go(JobState::Blocked, &reason, |row| {
+                self.go(job, JobState::Blocked, &reason, |row| {
                     row.preflights += 1;
                     row.retry_ms = Some(retry_ms);
                 })
@@ -196,7 +206,7 @@ impl Driver<'_> {
         record.wrap_epoch = Some(activation.epoch);
         shared.audit.record(record);
         let why = format!("epoch {} is under {}", activation.epoch, activation.to_cmk);
-        self.go(JobState::Settling, &why, |row| {
+        self.go(job, JobState::Settling, &why, |row| {
             row.activated = Some(Activated {
                 epoch: activation.epoch,
                 from_cmk: activation.from_cmk,
@@ -209,7 +219,7 @@ impl Driver<'_> {
     /// Waits until no writer can still follow the old state. A takeover waits
     /// the whole span again, on its own clock: it cannot know when the registry
     /// was changed by that clock.
-    async fn settle(&self) -> Result<(), WorkerError> {
+    async fn settle(&self, job: &JobRow) -> Result<(), WorkerError> {
         let shared = &self.worker.shared;
         shared
             .clock
@@ -217,6 +227,7 @@ impl Driver<'_> {
             .await;
         killpoint::reach("job_after_settling");
         self.go(
+            job,
             JobState::Rewriting,
             "every writer follows the new state",
             |_| {},
@@ -237,7 +248,7 @@ impl Driver<'_> {
             "{} rows rewritten, {} were current",
             sum.counts.rewritten, sum.counts.current
         );
-        self.go(JobState::Verifying, &why, |row| {
+        self.go(job, JobState::Verifying, &why, |row| {
             row.rewriting.add(&sum.counts);
             sum.fold_into(row);
         })
@@ -261,7 +272,7 @@ impl Driver<'_> {
         }
         self.note_scan(job, "scan", &sum.counts);
         if sum.effort.finds > 0 {
-            return self.back_to_rewriting(&sum).await;
+            return self.back_to_rewriting(job, &sum).await;
         }
         if sum.counts.quarantined > 0 {
             return self.block(job, &sum).await;
@@ -278,7 +289,7 @@ impl Driver<'_> {
             },
         };
         let why = format!("{} rows proven", sum.counts.scanned);
-        self.go(JobState::Verified, &why, |row| {
+        self.go(job, JobState::Verified, &why, |row| {
             row.proof = sum.counts;
             row.verdict = Some(verdict.to_string());
             row.drain_until_ms = Some(until.unix_ms());
@@ -287,8 +298,9 @@ impl Driver<'_> {
         .await
     }
 
-    async fn verified(&self) -> Result<(), WorkerError> {
+    async fn verified(&self, job: &JobRow) -> Result<(), WorkerError> {
         self.go(
+            job,
             JobState::Draining,
             "waits until no late write can land",
             |_| {},
@@ -311,7 +323,7 @@ impl Driver<'_> {
         let sum = Sum::of(&tasks);
         self.note_scan(job, "scan", &sum.counts);
         if sum.effort.finds > 0 {
-            return self.back_to_rewriting(&sum).await;
+            return self.back_to_rewriting(job, &sum).await;
         }
         if sum.counts.quarantined > 0 || sum.parked > 0 {
             return self.block(job, &sum).await;
@@ -335,7 +347,7 @@ impl Driver<'_> {
         }
         self.note_scan(job, "verdict", &sum.counts);
         tracing::info!(%verdict, "verdict");
-        self.go(JobState::Drained, &verdict.to_string(), |row| {
+        self.go(job, JobState::Drained, &verdict.to_string(), |row| {
             row.proof = sum.counts;
             row.verdict = Some(verdict.to_string());
             sum.fold_into(row);
@@ -361,19 +373,27 @@ impl Driver<'_> {
         Ok(Verdict::MayBeDisabled { old, replicas })
     }
 
-    /// A later job may have made the old CMK active again.
+    /// A later job may have made the old CMK active again. It counts for ever,
+    /// even if the CMK is not active now: cells and keys of that job's epoch are
+    /// under it, and this job's scans pass over what is newer than its own.
     async fn lapsed(&self, job: &JobRow) -> Result<Option<Verdict>, WorkerError> {
-        let org = self.worker.shared.registry.org(&job.request.org).await?;
+        let registry = &self.worker.shared.registry;
         let old = old_cmk(job);
-        Ok((org.cmk == old).then_some(Verdict::Lapsed { old }))
+        let own = job.activated.as_ref().map(|activated| activated.epoch);
+        let lapsed = registry
+            .activations(&job.request.org)
+            .await?
+            .iter()
+            .any(|later| Some(later.epoch) > own && later.to_cmk == old);
+        Ok(lapsed.then_some(Verdict::Lapsed { old }))
     }
 
-    async fn back_to_rewriting(&self, sum: &Sum) -> Result<(), WorkerError> {
+    async fn back_to_rewriting(&self, job: &JobRow, sum: &Sum) -> Result<(), WorkerError> {
         let why = format!(
             "the scan found {} rows or keys that are not as they should be",
             sum.effort.finds
         );
-        self.go(JobState::Rewriting, &why, |row| {
+        self.go(job, JobState::Rewriting, &why, |row| {
             row.verdict = None;
             row.drain_until_ms = None;
             sum.fold_into(row);
@@ -389,7 +409,7 @@ impl Driver<'_> {
             blocked_slices: sum.blocked_slices,
             quarantined: sum.counts.quarantined,
         };
-        self.go(JobState::Blocked, &sum.reasons(), |row| {
+        self.go(job, JobState::Blocked, &sum.reasons(), |row| {
             row.blocked_slices = sum.blocked_slices;
             row.verdict = Some(verdict.to_string());
             if sum.parked == 0 {
@@ -406,14 +426,19 @@ impl Driver<'_> {
                 return self.look_again().await;
             }
             return self
-                .go(JobState::Preflight, "tried again", |row| {
+                .go(job, JobState::Preflight, "tried again", |row| {
                     row.retry_ms = None
                 })
                 .await;
         }
         let Some(round) = job.round else {
             return self
-                .go(JobState::Rewriting, "nothing is left to wait for", |_| {})
+                .go(
+                    job,
+                    JobState::Rewriting,
+                    "nothing is left to wait for",
+                    |_| {},
+                )
                 .await;
         };
         let tasks = self
@@ -449,7 +474,7 @@ impl Driver<'_> {
             Pass::Rewrite => JobState::Rewriting,
             Pass::Verify | Pass::Drain => JobState::Verifying,
         };
-        self.go(to, "no slice is blocked any more", |row| {
+        self.go(job, to, "no slice is blocked any more", |row| {
             row.blocked_slices = 0;
             row.verdict = None;
         })
@@ -494,19 +519,21 @@ impl Driver<'_> {
         // which is better than never.
         let body = crate::job::JobMessage::Rekey(job.request.clone()).to_json();
         self.worker.queue.bury(&body, reason).await?;
-        self.go(JobState::Failed, reason, |_| {}).await
+        self.go(job, JobState::Failed, reason, |_| {}).await
     }
 
     async fn go(
         &self,
+        job: &JobRow,
         to: JobState,
         why: &str,
         change: impl FnOnce(&mut JobRow),
     ) -> Result<(), WorkerError> {
+        let _moving = self.moving.lock().await;
         // What led here is on disk before the state says so (I16).
         self.worker.shared.audit.durable().await?;
         killpoint::reach("job_before_transition");
-        let step = self.hold.transition(to, why, change).await?;
+        let step = self.hold.transition(job, to, why, change).await?;
         self.worker.note_transition(&self.hold.row().await, &step);
         self.worker.shared.audit.durable().await?;
         killpoint::reach("job_after_transition");

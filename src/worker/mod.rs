@@ -111,6 +111,20 @@ impl WorkerError {
     }
 }
 
+/// What a job or task that ran by itself came to. Its panic is ours.
+fn joined(
+    ended: Result<Result<(), WorkerError>, tokio::task::JoinError>,
+) -> Result<(), WorkerError> {
+    match ended {
+        Ok(ended) => ended,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only this loop cancels them, by ending.
+            Err(_) => Ok(()),
+        },
+    }
+}
+
 impl Worker {
     /// Works until asked to stop: then nothing new is begun, batches in flight
     /// are finished, checkpoints written and leases given back. Ends early with

@@ -3,29 +3,31 @@
 
 use std::sync::Arc;
 
-use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::job::{JobHold, JobRow, Leased, Versioned, is_free};
 use crate::killpoint;
 use crate::store::ControlTable;
-use crate::worker::{Worker, WorkerError, drive};
+use crate::worker::{Worker, WorkerError, drive, joined};
 
-/// Jobs one worker drives at once. Driving is waiting, mostly.
+/// Jobs one worker drives at once. A job that waits for a time is nobody's
+/// meanwhile, so drains of days do not use this up.
 const JOBS_AT_ONCE: usize = 64;
 
 pub(super) async fn run(
     worker: Arc<Worker>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
-    let mut driving = FuturesUnordered::new();
+    // Tasks of their own: they keep their leases while this loop looks for more.
+    let mut driving = JoinSet::new();
     loop {
         if !*stop.borrow() && driving.len() < JOBS_AT_ONCE {
             match free_jobs(&worker).await {
                 Ok(free) => {
                     for (org, seen) in free.into_iter().take(JOBS_AT_ONCE - driving.len()) {
                         if let Some(hold) = claim(&worker, &org, seen).await? {
-                            driving.push(drive::run(worker.clone(), hold, stop.clone()));
+                            driving.spawn(drive::run(worker.clone(), hold, stop.clone()));
                         }
                     }
                 }
@@ -40,7 +42,7 @@ pub(super) async fn run(
         }
         let mut idle_stop = stop.clone();
         tokio::select! {
-            Some(driven) = driving.next(), if !driving.is_empty() => driven?,
+            Some(driven) = driving.join_next(), if !driving.is_empty() => joined(driven)?,
             () = worker.pause(&mut idle_stop), if !*stop.borrow() => {}
             _ = stop.changed() => {}
         }
@@ -56,6 +58,7 @@ async fn free_jobs(worker: &Worker) -> Result<Vec<(String, Versioned<JobRow>)>, 
             if let Some(seen) = book.get(&org, job).await?
                 && is_free(&seen.row, now_ms)
                 && !seen.row.state.is_final()
+                && seen.row.is_due(now_ms)
             {
                 free.push((org.as_str().to_owned(), seen));
             }

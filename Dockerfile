@@ -1,0 +1,48 @@
+# rekeyd in a container: no root, no shell, a root file system that may be read-only.
+#
+#   docker build -t rekeyd .
+#
+# A worker, on a volume that keeps store, queue, key ring and audit log:
+#
+#   docker volume create rekeyd
+#   docker run --rm -v rekeyd:/var/lib/rekeyd rekeyd init
+#   docker run --read-only --tmpfs /tmp --cap-drop ALL \
+#       --security-opt no-new-privileges --ulimit core=0 --ulimit memlock=-1 \
+#       --stop-timeout 30 -v rekeyd:/var/lib/rekeyd rekeyd worker
+#
+# The embedded store, queue and key ring are files that several processes lock:
+# all containers on them must run on one machine, on a local file system.
+# The stop timeout is longer than a worker's grace time (25 s). Without the
+# memlock limit keys can reach swap; the worker says so when it starts.
+
+FROM docker.io/library/rust:1.95-slim-bookworm AS build
+WORKDIR /build
+# The image has a C compiler, which SQLite needs, and nothing is fetched but
+# crates. Dependencies first: they change less often than the source.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src benches \
+    && echo 'fn main() {}' | tee src/main.rs benches/crypto.rs >/dev/null \
+    && touch src/lib.rs \
+    && cargo build --locked --release \
+    && rm -r src
+COPY src src
+# Cargo goes by times, and the copied files may be older than the stand-ins.
+RUN find src -name '*.rs' -exec touch {} + \
+    && cargo build --locked --release \
+    && mkdir -m 0700 /build/state
+
+# glibc and nothing else: no shell, no package manager. The same Debian as above.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /build/target/release/rekeyd /usr/local/bin/rekeyd
+# 65532 is `nonroot`. A new volume mounted here takes over owner and mode.
+COPY --from=build --chown=65532:65532 /build/state /var/lib/rekeyd
+ENV REKEYD_DATA_DIR=/var/lib/rekeyd REKEYD_LOG__FORMAT=json
+USER 65532:65532
+WORKDIR /var/lib/rekeyd
+VOLUME /var/lib/rekeyd
+# No shell is needed. It shows that the configuration that this container would
+# run with is valid; whether a worker gets on is for its metrics and leases.
+HEALTHCHECK --interval=60s --timeout=10s --start-period=10s \
+    CMD ["/usr/local/bin/rekeyd", "config", "check"]
+ENTRYPOINT ["/usr/local/bin/rekeyd"]
+CMD ["worker"]
