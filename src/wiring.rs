@@ -148,7 +148,19 @@ pub fn audit(
     worker: Option<String>,
     clock: &SharedClock,
 ) -> Result<AuditLog, WiringError> {
-    let origin = Origin::here(service, &config.kms.caller, worker);
+    audit_as(config, service, &config.kms.caller, worker, clock)
+}
+
+/// As [`audit`], for a process that acts as somebody else than the configured
+/// caller: an operator's command, an import.
+pub fn audit_as(
+    config: &Config,
+    service: &str,
+    principal: &str,
+    worker: Option<String>,
+    clock: &SharedClock,
+) -> Result<AuditLog, WiringError> {
+    let origin = Origin::here(service, principal, worker);
     Ok(AuditLog::open(&config.audit.dir, origin, clock.clone())?)
 }
 

@@ -1,14 +1,13 @@
 //! `rekeyd demo`
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::demo::run::{self, Options};
-
-/// The exit code of a process that ended by SIGINT, as shells count.
-const INTERRUPTED: u8 = 130;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::report::{self, Failure};
+use crate::demo::run::{self, DemoError, Options};
 
 #[derive(clap::Args)]
 #[command(
@@ -47,7 +46,7 @@ pub(super) struct Arguments {
     keep: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     let options = Options {
         messages: arguments.messages,
         slack_export: arguments.slack_export.clone(),
@@ -58,18 +57,15 @@ pub(super) fn run(arguments: &Arguments) -> miette::Result<ExitCode> {
         workers: usize::from(arguments.workers),
         kill_at_percent: arguments.kill_after,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(super::miette_of)?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(super::miette_of)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(super::miette_of)?;
+    context.run_on_all_cores(async {
+        let on = |kind| signal(kind).map_err(|e| report::system("cannot listen for signals", e));
+        let mut interrupt = on(SignalKind::interrupt())?;
+        let mut terminate = on(SignalKind::terminate())?;
         tokio::select! {
-            outcome = run::run(&options) => {
-                outcome.map_err(super::miette_of)?;
-                Ok(ExitCode::SUCCESS)
-            }
+            outcome = run::run(&options) => match outcome {
+                Ok(()) => Ok(Exit::Done),
+                Err(error) => Err(failure(error)),
+            },
             _ = interrupt.recv() => Ok(interrupted()),
             _ = terminate.recv() => Ok(interrupted()),
         }
@@ -77,7 +73,18 @@ pub(super) fn run(arguments: &Arguments) -> miette::Result<ExitCode> {
 }
 
 /// By now the workers are ended and the directory is removed.
-fn interrupted() -> ExitCode {
-    println!("\ninterrupted: the workers are ended");
-    ExitCode::from(INTERRUPTED)
+fn interrupted() -> Exit {
+    eprintln!("\ninterrupted; the workers are ended");
+    Exit::Interrupted
+}
+
+fn failure(error: DemoError) -> Failure {
+    let exit = match &error {
+        DemoError::ChecksFailed => Exit::BadData,
+        DemoError::NotEmpty(_) => Exit::Conflict,
+        DemoError::JobEnded { .. } => Exit::JobFailed,
+        DemoError::Import(_) | DemoError::NoMessages(_) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
 }

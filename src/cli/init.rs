@@ -1,17 +1,18 @@
 //! `rekeyd init`
 
-use std::process::ExitCode;
-
 use clap::ValueEnum;
+use serde_json::json;
 
-use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::report::Failure;
 use crate::registry::Timing;
 use crate::wiring;
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  rekeyd init --data-dir trial --timing demo")]
 pub(super) struct Arguments {
-    /// Which waits the new store gets.
+    /// Which waits a new store gets; one that stands keeps its own.
     #[arg(long, value_enum, default_value = "embedded")]
     timing: Waits,
 }
@@ -24,18 +25,41 @@ enum Waits {
     Demo,
 }
 
-pub(super) fn run(config: &Config, arguments: &Arguments) -> miette::Result<ExitCode> {
-    let timing = match arguments.timing {
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    let config = context.config();
+    let asked = match arguments.timing {
         Waits::Embedded => Timing::embedded(),
         Waits::Demo => Timing::demo(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(super::miette_of)?;
-    runtime
-        .block_on(wiring::init(config, &timing, &SystemClock::shared()))
-        .map_err(super::miette_of)?;
-    println!("made {}", config.data_dir.display());
-    Ok(ExitCode::SUCCESS)
+    let parts = [
+        ("store", config.store.path.clone()),
+        ("queue", config.queue.path.clone()),
+        ("key ring", config.kms.ring.join("ring.json")),
+    ];
+    let stood: Vec<bool> = parts.iter().map(|(_, path)| path.exists()).collect();
+    let timing = context.run(async { Ok(wiring::init(config, &asked, &context.clock).await?) })?;
+
+    let shown: Vec<serde_json::Value> = parts
+        .iter()
+        .zip(&stood)
+        .map(|((name, path), stood)| json!({"part": name, "path": path, "made": !stood}))
+        .collect();
+    let programs = json!({"data_dir": config.data_dir, "parts": shown, "timing": timing});
+    context.out.show(&programs, || {
+        let mut text = String::new();
+        for ((name, path), stood) in parts.iter().zip(&stood) {
+            let did = if *stood { "stands" } else { "made  " };
+            text += &format!("{did}  {name:<8}  {}\n", path.display());
+        }
+        text += &format!(
+            "waits   {} ms for clients to follow, leases of {} ms, {} ms to drain\n",
+            timing.status_time_ms, timing.lease_ms, timing.drain_ms
+        );
+        if timing != asked {
+            text += "        as the store had them: all processes on it must agree\n";
+        }
+        text += "\nnext: rekeyd kms create-key, then rekeyd org add <ORG> --cmk <ARN>";
+        text
+    })?;
+    Ok(Exit::Done)
 }

@@ -1,47 +1,63 @@
 //! `rekeyd worker`
 
-use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::report::{self, Failure};
 use crate::{telemetry, wiring};
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Any number of workers may run on one store, and any of them may be killed.\n\n\
+                  Example:\n  rekeyd worker --data-dir trial"
+)]
 pub(super) struct Arguments {
     /// End with this process, however it ends. For the demo's workers.
     #[arg(long, value_name = "PID", hide = true)]
     end_with: Option<u32>,
 }
 
-pub(super) fn run(config: &Config, arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     if let Some(parent) = arguments.end_with {
-        crate::demo::run::end_with(parent).map_err(super::miette_of)?;
+        crate::demo::run::end_with(parent)
+            .map_err(|e| report::system("cannot end with another process", e))?;
     }
     // Before any thread is started: what it forbids holds for all of them.
     let hardened = telemetry::harden();
-    telemetry::init_logs(config.log.format, &config.log.filter).map_err(super::miette_of)?;
+    let log = &context.config().log;
+    telemetry::init_logs(log.format, &log.filter)?;
     tracing::info!(?hardened, "process hardened");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(super::miette_of)?;
-    runtime.block_on(work(config))
+    // Asked first, so that a wrong directory is told as such.
+    context.store()?;
+    context.run_on_all_cores(work(context))
 }
 
-async fn work(config: &Config) -> miette::Result<ExitCode> {
-    telemetry::metrics::serve(config.metrics.listen).map_err(super::miette_of)?;
-    let clock = SystemClock::shared();
-    let parts = wiring::worker(config, &clock)
-        .await
-        .map_err(super::miette_of)?;
+async fn work(context: &Context) -> Result<Exit, Failure> {
+    let config = context.config();
+    telemetry::metrics::serve(config.metrics.listen)
+        .map_err(|e| report::system("cannot serve the metrics", e))?;
+    let parts = wiring::worker(config, &context.clock).await?;
     let grace = Duration::from_millis(parts.worker.shared.timing.grace_ms);
     let (ask, stop) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate()).map_err(super::miette_of)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(super::miette_of)?;
+    let on = |kind| signal(kind).map_err(|e| report::system("cannot listen for signals", e));
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let name = &parts.worker.name.worker;
+    let programs = json!({
+        "worker": name, "data_dir": config.data_dir, "audit": parts.audit.path(),
+        "pid": std::process::id(),
+    });
+    context.out.show(&programs, || {
+        format!(
+            "worker {name} works on {}; Ctrl-C or SIGTERM stops it",
+            config.data_dir.display()
+        )
+    })?;
     let running = parts.worker.clone().run(stop);
     tokio::pin!(running);
     let outcome = tokio::select! {
@@ -50,9 +66,9 @@ async fn work(config: &Config) -> miette::Result<ExitCode> {
         _ = interrupt.recv() => stop_within(&ask, running, grace).await,
     };
     // The stream ends in order even if the worker did not.
-    parts.audit.close().await.map_err(super::miette_of)?;
-    outcome.map_err(super::miette_of)?;
-    Ok(ExitCode::SUCCESS)
+    parts.audit.close().await?;
+    outcome?;
+    Ok(Exit::Done)
 }
 
 /// Asks the worker to stop and waits for it. After the grace time the process

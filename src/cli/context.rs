@@ -1,0 +1,127 @@
+//! What every command starts from: the configuration, the clock, and the parts
+//! it asks for.
+
+use crate::audit::AuditLog;
+use crate::cli::exit::Exit;
+use crate::cli::out::Out;
+use crate::cli::report::{self, Failure};
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Config, Loaded};
+use crate::ids::JobId;
+use crate::job::{JobBook, JobRow, Versioned};
+use crate::kms::SharedKms;
+use crate::kms::local::RingAdmin;
+use crate::queue::SharedQueue;
+use crate::registry::Registry;
+use crate::store::SharedStore;
+use crate::wiring;
+
+/// The caller that the KMS and the audit log see when an operator acts.
+pub(super) const OPERATOR: &str = "operator";
+/// The caller of an import.
+pub(super) const IMPORTER: &str = "importer";
+
+/// One run of a command.
+pub(super) struct Context {
+    pub loaded: Loaded,
+    pub out: Out,
+    pub clock: SharedClock,
+}
+
+impl Context {
+    pub fn new(loaded: Loaded, out: Out) -> Self {
+        Self {
+            loaded,
+            out,
+            clock: SystemClock::shared(),
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// Runs to the end on this thread: most commands ask a few questions.
+    pub fn run<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| report::system("cannot start the runtime", e))?
+            .block_on(work)
+    }
+
+    /// Runs to the end on a thread per core.
+    pub fn run_on_all_cores<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| report::system("cannot start the runtime", e))?
+            .block_on(work)
+    }
+
+    pub fn store(&self) -> Result<SharedStore, Failure> {
+        self.must_stand(&self.config().store.path, "store")?;
+        Ok(wiring::store(self.config(), &self.clock)?)
+    }
+
+    pub fn queue(&self) -> Result<SharedQueue, Failure> {
+        self.must_stand(&self.config().queue.path, "queue")?;
+        Ok(wiring::queue(self.config(), &self.clock)?)
+    }
+
+    fn must_stand(&self, path: &std::path::Path, what: &str) -> Result<(), Failure> {
+        if path.exists() {
+            return Ok(());
+        }
+        let what = format!("there is no {what} at {}", path.display());
+        Err(Failure::new(Exit::NotSetUp, what).help(
+            "make one with `rekeyd init`, or name the right place with `--data-dir` or `--config`",
+        ))
+    }
+
+    pub fn registry(&self) -> Result<Registry, Failure> {
+        Ok(Registry::new(self.store()?, self.clock.clone()))
+    }
+
+    pub fn book(&self) -> Result<JobBook, Failure> {
+        Ok(JobBook::new(self.store()?, self.clock.clone()))
+    }
+
+    pub fn ring(&self) -> Result<RingAdmin, Failure> {
+        Ok(RingAdmin::open(&self.config().kms.ring)?)
+    }
+
+    /// Starts an audit stream for this command, as `caller`.
+    pub fn audit(&self, caller: &str) -> Result<AuditLog, Failure> {
+        let service = format!("rekeyd {caller}");
+        Ok(wiring::audit_as(
+            self.config(),
+            &service,
+            caller,
+            None,
+            &self.clock,
+        )?)
+    }
+
+    pub fn kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
+        Ok(wiring::kms(self.config(), caller, audit, &self.clock)?.0)
+    }
+}
+
+/// Who acts, as registry rows and job histories name them.
+pub(super) fn who() -> String {
+    match std::env::var("USER") {
+        Ok(user) if !user.is_empty() && !user.chars().any(char::is_control) => {
+            user.chars().take(64).collect()
+        }
+        _ => OPERATOR.to_owned(),
+    }
+}
+
+/// A job that must be there.
+pub(super) async fn job(book: &JobBook, id: JobId) -> Result<Versioned<JobRow>, Failure> {
+    book.find(id).await?.ok_or_else(|| Failure::no_job(id))
+}

@@ -1,0 +1,252 @@
+//! `rekeyd org`
+
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::audit::Record;
+use crate::cli::context::{Context, OPERATOR, who};
+use crate::cli::exit::Exit;
+use crate::cli::figures;
+use crate::cli::out;
+use crate::cli::report::{self, Failure};
+use crate::ids::{ChannelId, CmkArn, OrgId};
+use crate::job::JobBook;
+use crate::kms::{ReasonCode, Use};
+use crate::registry::{ChannelRow, CmkRole, Registry};
+use crate::scope::Scope;
+
+/// Rows read at once.
+const PAGE: usize = 500;
+/// Channels that `show` lists for people; JSON has all of them.
+const CHANNELS_SHOWN: usize = 20;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Enter an organization with the CMK it begins under.
+    #[command(
+        after_help = "Example:\n  rekeyd org add acme --cmk arn:aws:kms:local:000000000000:key/1f6c…"
+    )]
+    Add {
+        /// The organization's id.
+        org: OrgId,
+        /// The CMK that its data keys are wrapped with.
+        #[arg(long, value_name = "ARN")]
+        cmk: CmkArn,
+    },
+    /// Put a CMK on an organization's allow-list: a rekey may then go to it.
+    #[command(
+        after_help = "Example:\n  rekeyd org allow-cmk acme arn:aws:kms:local:000000000000:key/9b3e…"
+    )]
+    AllowCmk {
+        /// The organization.
+        org: OrgId,
+        /// The CMK.
+        #[arg(value_name = "ARN")]
+        cmk: CmkArn,
+    },
+    /// Show what should be for an organization: its CMK, epochs, channels.
+    #[command(after_help = "Example:\n  rekeyd org show acme")]
+    Show {
+        /// The organization.
+        org: OrgId,
+    },
+    /// List the organizations.
+    #[command(after_help = "Example:\n  rekeyd org list")]
+    List,
+}
+
+pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
+    context.run(async {
+        match command {
+            Command::Add { org, cmk } => enter(context, org, cmk, Entry::Org).await,
+            Command::AllowCmk { org, cmk } => enter(context, org, cmk, Entry::Cmk).await,
+            Command::Show { org } => show(context, org).await,
+            Command::List => list(context).await,
+        }
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Org,
+    Cmk,
+}
+
+/// Enters a CMK, and with the first one its organization. A data key is wrapped
+/// under the canary context and kept beside the CMK, so that a job can try the
+/// CMK before it changes anything.
+async fn enter(
+    context: &Context,
+    org: &OrgId,
+    cmk: &CmkArn,
+    entry: Entry,
+) -> Result<Exit, Failure> {
+    let registry = context.registry()?;
+    // Asked before the KMS is: a command that cannot succeed makes no call.
+    match (registry.org(org).await, entry) {
+        (Ok(_), Entry::Org) => {
+            return Err(crate::registry::RegistryError::OrgExists(org.clone()).into());
+        }
+        (Err(crate::registry::RegistryError::UnknownOrg(_)), Entry::Org) | (Ok(_), Entry::Cmk) => {}
+        (Err(error), _) => return Err(error.into()),
+    }
+    let audit = context.audit(OPERATOR)?;
+    let kms = context.kms(OPERATOR, &audit)?;
+    let who = who();
+    let (action, reason) = match entry {
+        Entry::Org => ("org_add", "an organization is entered"),
+        Entry::Cmk => ("allow_cmk", "a CMK is allowed"),
+    };
+    let mut why = Use::new(ReasonCode::Enrol, reason);
+    why.requested_by = Some(who.clone());
+    let canary = Scope::Canary { org: org.clone() };
+    let made = kms.generate_data_key(cmk, &canary, &why).await;
+    // Whatever came of the call is on disk before anything relies on it (I16).
+    audit.durable().await?;
+    let wrap = made.map_err(|e| report::about_cmk(e, cmk))?.wrapped.bytes;
+    match entry {
+        Entry::Org => registry.add_org(org, cmk, &wrap, &who).await?,
+        Entry::Cmk => registry.allow_cmk(org, cmk, &wrap, &who).await?,
+    }
+    let mut record = Record::registry(org, action, None, &why);
+    record.cmk = Some(cmk.clone());
+    audit.record(record);
+    audit.close().await?;
+
+    let programs = json!({"org": org, "cmk": cmk, "did": action, "by": who});
+    context.out.show(&programs, || match entry {
+        Entry::Org => format!(
+            "{org} is entered under {cmk}\n\nnext: rekeyd import slack-export DIR --org {org} --workspace <ID>, \
+             or let the application write; rekeyd org allow-cmk {org} <ARN> lets a second CMK in"
+        ),
+        Entry::Cmk => format!(
+            "{cmk} is a target for {org}\n\nnext: rekeyd enqueue rekey --org {org} --to {cmk}"
+        ),
+    })?;
+    Ok(Exit::Done)
+}
+
+fn role(role: CmkRole, active: bool) -> &'static str {
+    match (active, role) {
+        (true, _) => "active",
+        (false, CmkRole::Target) => "target",
+        (false, CmkRole::SourceOnly) => "source_only",
+    }
+}
+
+async fn show(context: &Context, org: &OrgId) -> Result<Exit, Failure> {
+    let registry = context.registry()?;
+    let row = registry.org(org).await?;
+    let list = registry.allow_list(org).await?;
+    let channels = channels(&registry, org).await?;
+    let open = JobBook::new(context.store()?, context.clock.clone())
+        .open(org)
+        .await?;
+
+    let cmks: Vec<_> = list
+        .iter()
+        .map(|(cmk, c)| {
+            json!({"cmk": cmk, "role": role(c.role, *cmk == row.cmk), "entered_by": c.entered_by, "entered_ms": c.entered_ms})
+        })
+        .collect();
+    let programs = json!({
+        "org": org, "cmk": row.cmk,
+        "cell_epoch": row.cell_epoch, "wrap_epoch": row.wrap_epoch, "last_epoch": row.last_epoch,
+        "cell_floor": row.cell_floor, "wrap_floor": row.wrap_floor,
+        "created_ms": row.created_ms, "cmks": cmks, "open_jobs": open,
+        "channels": channels.iter().map(|(id, c)| json!({
+            "channel": id, "workspace": c.workspace, "place": c.place, "epoch": c.epoch,
+        })).collect::<Vec<_>>(),
+    });
+    context.out.show(&programs, || {
+        let mut text = format!(
+            "{org}, since {}\n\nepochs: cells {}, wraps {}, newest {}; readers refuse cells below {} and wraps below {}\n\n",
+            figures::time(row.created_ms), row.cell_epoch, row.wrap_epoch, row.last_epoch,
+            row.cell_floor, row.wrap_floor,
+        );
+        text += &out::table(
+            ["cmk", "role", "entered", "by"],
+            list.iter().map(|(cmk, c)| {
+                [
+                    cmk.to_string(),
+                    role(c.role, *cmk == row.cmk).to_owned(),
+                    figures::time(c.entered_ms),
+                    figures::printable(&c.entered_by),
+                ]
+            }),
+        );
+        text += &format!("\n\n{}", figures::count(channels.len() as u64, "channel"));
+        if !channels.is_empty() {
+            text += "\n";
+            text += &out::table(
+                ["channel", "workspace"],
+                channels
+                    .iter()
+                    .take(CHANNELS_SHOWN)
+                    .map(|(id, c)| [id.to_string(), c.workspace.to_string()]),
+            );
+        }
+        if channels.len() > CHANNELS_SHOWN {
+            text += &format!(
+                "\n… and {} more; --output json has all",
+                channels.len() - CHANNELS_SHOWN
+            );
+        }
+        for job in &open {
+            text += &format!("\n\nunfinished: rekeyd status {job}");
+        }
+        text
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn channels(
+    registry: &Registry,
+    org: &OrgId,
+) -> Result<Vec<(ChannelId, ChannelRow)>, Failure> {
+    let mut all: Vec<(ChannelId, ChannelRow)> = Vec::new();
+    loop {
+        let after = all.last().map(|(id, _)| id.clone());
+        let page = registry.channels(org, after.as_ref(), PAGE).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
+}
+
+async fn list(context: &Context) -> Result<Exit, Failure> {
+    let registry = context.registry()?;
+    let mut rows = Vec::new();
+    let mut after: Option<OrgId> = None;
+    loop {
+        let page = registry.orgs(after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        for org in page {
+            let row = registry.org(&org).await?;
+            rows.push((org, row));
+        }
+    }
+    let programs = json!({"orgs": rows.iter().map(|(org, row)| json!({
+        "org": org, "cmk": row.cmk, "cell_epoch": row.cell_epoch, "wrap_epoch": row.wrap_epoch,
+    })).collect::<Vec<_>>()});
+    context.out.show(&programs, || {
+        if rows.is_empty() {
+            return "no organizations yet; enter one with `rekeyd org add <ORG> --cmk <ARN>`"
+                .to_owned();
+        }
+        out::table(
+            ["org", "cmk", "cell epoch", "wrap epoch"],
+            rows.iter().map(|(org, row)| {
+                [
+                    org.to_string(),
+                    row.cmk.to_string(),
+                    row.cell_epoch.to_string(),
+                    row.wrap_epoch.to_string(),
+                ]
+            }),
+        )
+    })?;
+    Ok(Exit::Done)
+}

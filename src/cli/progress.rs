@@ -1,0 +1,475 @@
+//! How far a job is: in numbers, and in one line. Pure; whoever calls has read
+//! the rows and knows the time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cli::figures;
+use crate::clock::{BootTime, WallTime};
+use crate::job::{Counts, JobRow, JobState, Pass, TaskRow, TaskState, is_free};
+use crate::registry::Timing;
+
+/// Rates are measured over so much time: checkpoints come once a second, and a
+/// shorter span would jump.
+const WINDOW: Duration = Duration::from_secs(15);
+
+/// What a job waits for, as a code for programs and in words for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Wait {
+    /// Stable code.
+    pub code: &'static str,
+    /// In words.
+    pub words: String,
+    /// Until when at least, Unix milliseconds, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+}
+
+/// How far the pass is that a job is in.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Progress {
+    /// What is being done, in one word.
+    pub phase: &'static str,
+    /// The round, if tasks are planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round: Option<u32>,
+    /// Slices planned in this round.
+    pub slices: u64,
+    /// Of these, gone through: never more than planned.
+    pub slices_done: u64,
+    /// Slices that wait for a key.
+    pub blocked_slices: u64,
+    /// Rows of this round.
+    pub counts: Counts,
+    /// KMS calls of this round.
+    pub kms_calls: u64,
+    /// Measured speed; absent before there are two measurements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
+    /// Seconds that this pass still needs at this speed, if that can be said.
+    pub eta_s: Option<u64>,
+    /// What it waits for, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Wait>,
+}
+
+/// Speed, per second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Rates {
+    /// Slices.
+    pub slices_per_s: f64,
+    /// Messages.
+    pub messages_per_s: f64,
+    /// KMS calls.
+    pub kms_per_s: f64,
+}
+
+impl Progress {
+    /// What the rows say. `tasks` are those of the job's round.
+    pub fn of(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Self {
+        let mut progress = Self {
+            phase: phase(job),
+            round: job.round.map(|r| r.number),
+            slices: job.round.map_or(0, |r| r.slices),
+            slices_done: 0,
+            blocked_slices: job.blocked_slices,
+            counts: Counts::default(),
+            kms_calls: 0,
+            rates: None,
+            eta_s: None,
+            waits: waits(job, tasks, timing, now),
+        };
+        if !tasks.is_empty() {
+            progress.blocked_slices = tasks.iter().map(|t| t.blocked.len() as u64).sum();
+        }
+        for task in tasks {
+            progress.slices_done += slices_done(task);
+            progress.counts.add(&task.counts);
+            progress.kms_calls += task.effort.kms_calls;
+        }
+        progress.slices_done = progress.slices_done.min(progress.slices);
+        progress
+    }
+
+    fn left(&self) -> u64 {
+        self.slices - self.slices_done
+    }
+
+    /// The line that people follow.
+    pub fn line(&self, job: &JobRow) -> String {
+        let org = &job.request.org;
+        let mut parts = vec![format!("{} {org}", self.phase)];
+        if self.slices > 0 {
+            // Rounded down: 100 % is said when all is done, not just before.
+            let permille = self.slices_done * 1000 / self.slices;
+            parts.push(format!(
+                "{}/{} slices {}.{} %",
+                self.slices_done,
+                self.slices,
+                permille / 10,
+                permille % 10
+            ));
+            parts.push(format!("{} messages", figures::amount(self.counts.scanned)));
+            if let Some(rates) = &self.rates {
+                parts.push(format!("{}/s", figures::rate(rates.messages_per_s)));
+                parts.push(format!("KMS {}/s", figures::rate(rates.kms_per_s)));
+            }
+        }
+        if self.blocked_slices > 0 {
+            parts.push(format!("{} blocked", self.blocked_slices));
+        }
+        if self.counts.quarantined > 0 {
+            parts.push(format!("{} quarantined", self.counts.quarantined));
+        }
+        match &self.waits {
+            Some(wait) => parts.push(wait.words.clone()),
+            None if self.slices > 0 && self.left() > 0 => parts.push(match self.eta_s {
+                Some(s) => format!("ETA {}", figures::span(Duration::from_secs(s))),
+                None => "ETA unknown".to_owned(),
+            }),
+            None => {}
+        }
+        parts.join("  ")
+    }
+}
+
+/// Slices of a task that are gone through. A retry of parked slices counts them
+/// again in the effort, and slices may appear after the plan: what is shown
+/// never passes the plan.
+fn slices_done(task: &TaskRow) -> u64 {
+    let blocked = task.blocked.len() as u64;
+    match task.state {
+        TaskState::Done => task.planned,
+        TaskState::Parked => task.planned.saturating_sub(blocked),
+        TaskState::Open => task.effort.slices.min(task.planned),
+    }
+}
+
+fn phase(job: &JobRow) -> &'static str {
+    match (job.state, job.round.map(|r| r.pass)) {
+        (JobState::Rewriting, _) => "rekey",
+        (JobState::Verifying, _) => "verify",
+        (JobState::Draining, _) => "drain",
+        (JobState::Blocked, Some(Pass::Rewrite)) => "rekey",
+        (JobState::Blocked, Some(Pass::Verify)) => "verify",
+        (JobState::Blocked, Some(Pass::Drain)) => "drain",
+        (JobState::Settling, _) => "settle",
+        (state, _) => state.as_str(),
+    }
+}
+
+fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Option<Wait> {
+    if job.state.is_final() {
+        return None;
+    }
+    let until = |code, what: &str, at: u64| {
+        let words = match figures::until(at, now) {
+            Some(left) => format!(
+                "{what} until {} ({})",
+                figures::time(at),
+                figures::span(left)
+            ),
+            None => what.to_owned(),
+        };
+        Some(Wait {
+            code,
+            words,
+            until_ms: Some(at),
+        })
+    };
+    let plain = |code, words: &str| {
+        Some(Wait {
+            code,
+            words: words.to_owned(),
+            until_ms: None,
+        })
+    };
+    let begin_ms = job
+        .request
+        .not_before
+        .and_then(|t| u64::try_from(t.as_millisecond()).ok());
+    if let (JobState::Queued, Some(at)) = (job.state, begin_ms)
+        && at > now.unix_ms()
+    {
+        return until("not_before", "is not to begin", at);
+    }
+    // Tasks go on without the one who drives the job, so they are asked too.
+    let held = tasks.iter().any(|task| !is_free(task, now.unix_ms()));
+    if is_free(job, now.unix_ms()) && !held {
+        return plain(
+            "no_worker",
+            "no worker drives it; start one with `rekeyd worker`",
+        );
+    }
+    match job.state {
+        JobState::Queued => plain("queued", "is about to begin"),
+        JobState::Preflight => plain("preflight", "tries the CMKs"),
+        JobState::Activating => plain("activating", "changes the registry"),
+        JobState::Settling => until(
+            "settling",
+            "waits for every writer to follow,",
+            job.since_ms + timing.settle_ms(),
+        ),
+        JobState::Verifying if job.round.is_none() => until(
+            "settling_writes",
+            "waits for the last write in flight,",
+            job.since_ms + timing.row_age_ms + timing.request_timeout_ms,
+        ),
+        JobState::Verified => plain("draining", "is about to drain"),
+        JobState::Draining if job.round.is_none() => match job.drain_until_ms {
+            Some(at) => until("draining", "waits out late writes", at),
+            None => plain("draining", "waits out late writes"),
+        },
+        JobState::Blocked => {
+            let next = tasks
+                .iter()
+                .flat_map(|task| task.blocked.iter().map(|b| b.retry_ms))
+                .chain(job.retry_ms)
+                .min();
+            let mut words = format!("blocked: {}", figures::printable(&job.why));
+            if let Some(left) = next.and_then(|at| figures::until(at, now)) {
+                words += &format!("; tried again in {}", figures::span(left));
+            }
+            Some(Wait {
+                code: "blocked",
+                words,
+                until_ms: next,
+            })
+        }
+        JobState::Rewriting | JobState::Verifying | JobState::Draining => match job.round {
+            Some(round) if round.tasks.is_some() => None,
+            _ => plain("planning", "lists the slices"),
+        },
+        JobState::Drained | JobState::Failed | JobState::Cancelled => None,
+    }
+}
+
+/// Measures speed from one look to the next.
+#[derive(Default)]
+pub(super) struct Speed {
+    round: Option<u32>,
+    seen: VecDeque<(BootTime, u64, u64, u64)>,
+}
+
+impl Speed {
+    /// Takes a look in, and tells the speed if it can. The first look of a
+    /// rewriting round is set against its begin.
+    pub fn look(&mut self, progress: &mut Progress, job: &JobRow, now: WallTime, boot: BootTime) {
+        if self.round != progress.round {
+            self.round = progress.round;
+            self.seen.clear();
+        }
+        let look = (
+            boot,
+            progress.slices_done,
+            progress.counts.scanned,
+            progress.kms_calls,
+        );
+        let oldest = match self.seen.front() {
+            Some(oldest) => Some(*oldest),
+            None if job.state == JobState::Rewriting => {
+                let since = Duration::from_millis(now.unix_ms().saturating_sub(job.since_ms));
+                let begin = BootTime(boot.0.saturating_sub(since));
+                Some((begin, 0, 0, 0))
+            }
+            None => None,
+        };
+        self.seen.push_back(look);
+        while self.seen.len() > 2
+            && self
+                .seen
+                .front()
+                .is_some_and(|(at, ..)| boot.since(*at) > WINDOW)
+        {
+            self.seen.pop_front();
+        }
+        let Some((at, slices, messages, kms)) = oldest else {
+            return;
+        };
+        let took = boot.since(at).as_secs_f64();
+        if took < 0.5 {
+            return;
+        }
+        // A retry may count a slice's rows anew, and so fewer than before.
+        let per_s = |now: u64, then: u64| now.saturating_sub(then) as f64 / took;
+        let rates = Rates {
+            slices_per_s: per_s(progress.slices_done, slices),
+            messages_per_s: per_s(progress.counts.scanned, messages),
+            kms_per_s: per_s(progress.kms_calls, kms),
+        };
+        if rates.slices_per_s > 0.0 && job.state != JobState::Blocked && progress.waits.is_none() {
+            progress.eta_s = Some((progress.left() as f64 / rates.slices_per_s).ceil() as u64);
+        }
+        progress.rates = Some(rates);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{BlockedSlice, Effort, JobMessage, Lease, Round, SliceId};
+    use proptest::prelude::*;
+
+    fn job(state: JobState) -> JobRow {
+        let JobMessage::Rekey(request) = JobMessage::parse(
+            r#"{"v":1,"kind":"rekey","job_id":"7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69","org":"acme",
+            "to_cmk":"arn:aws:kms:local:000000000000:key/b","requested_by":"ops"}"#,
+        )
+        .unwrap();
+        JobRow {
+            request,
+            body_sha256: String::new(),
+            recorded_ms: 0,
+            state,
+            since_ms: 1_000_000,
+            why: "2 slices revoked".into(),
+            transitions: 0,
+            token: 1,
+            lease: Some(Lease {
+                worker: "w".into(),
+                until_ms: u64::MAX,
+            }),
+            activated: None,
+            estimate: None,
+            rounds: 1,
+            round: Some(Round {
+                number: 1,
+                pass: Pass::Rewrite,
+                tasks: Some(1),
+                slices: 1024,
+            }),
+            preflights: 0,
+            retry_ms: None,
+            drain_until_ms: None,
+            rewriting: Counts::default(),
+            proof: Counts::default(),
+            effort: Effort::default(),
+            takeovers: 0,
+            streams: Vec::new(),
+            blocked_slices: 0,
+            verdict: None,
+        }
+    }
+
+    fn task(state: TaskState, planned: u64, done: u64, blocked: usize) -> TaskRow {
+        let slice = SliceId {
+            channel: "c1".parse().unwrap(),
+            hour: "2019-02-13T17".parse().unwrap(),
+        };
+        TaskRow {
+            from: slice.clone(),
+            to: None,
+            planned,
+            state,
+            token: 1,
+            lease: None,
+            takeovers: 0,
+            checkpoint: None,
+            counts: Counts {
+                scanned: 18_349_000,
+                ..Counts::default()
+            },
+            effort: Effort {
+                slices: done,
+                kms_calls: 4200,
+                ..Effort::default()
+            },
+            blocked: vec![
+                BlockedSlice {
+                    slice,
+                    code: "revoked".into(),
+                    message: String::new(),
+                    after: None,
+                    counts: Counts::default(),
+                    tries: 1,
+                    retry_ms: 1_060_000,
+                };
+                blocked
+            ],
+            streams: Vec::new(),
+        }
+    }
+
+    const NOW: WallTime = WallTime(1_020_000_000);
+
+    #[test]
+    fn the_line_says_it_all() {
+        let job = job(JobState::Rewriting);
+        let tasks = [task(TaskState::Parked, 414, 500, 2)];
+        let mut progress = Progress::of(&job, &tasks, &Timing::demo(), NOW);
+        let boot = BootTime(Duration::from_secs(5000));
+        Speed::default().look(&mut progress, &job, NOW, boot);
+        assert_eq!(
+            progress.line(&job),
+            "rekey acme  412/1024 slices 40.2 %  18.3 M messages  917.5 k/s  KMS 210/s  \
+             2 blocked  ETA 30 s"
+        );
+    }
+
+    #[test]
+    fn an_unknown_eta_says_so_and_so_does_a_job_nobody_drives() {
+        let mut job = job(JobState::Rewriting);
+        let idle = [task(TaskState::Open, 1024, 0, 0)];
+        let progress = Progress::of(&job, &idle, &Timing::demo(), NOW);
+        assert!(progress.line(&job).ends_with("ETA unknown"));
+        job.lease = None;
+        let progress = Progress::of(&job, &idle, &Timing::demo(), NOW);
+        let line = progress.line(&job);
+        assert!(line.ends_with("no worker drives it; start one with `rekeyd worker`"));
+        assert_eq!(progress.waits.unwrap().code, "no_worker");
+    }
+
+    #[test]
+    fn each_wait_is_named() {
+        let timing = Timing::demo();
+        let cases = [
+            (JobState::Settling, "settling"),
+            (JobState::Verifying, "settling_writes"),
+            (JobState::Draining, "draining"),
+            (JobState::Blocked, "blocked"),
+            (JobState::Rewriting, "planning"),
+            (JobState::Preflight, "preflight"),
+        ];
+        for (state, code) in cases {
+            let mut job = job(state);
+            job.round = None;
+            let progress = Progress::of(&job, &[], &timing, NOW);
+            assert_eq!(progress.waits.as_ref().map(|w| w.code), Some(code));
+        }
+        for state in [JobState::Drained, JobState::Failed, JobState::Cancelled] {
+            assert!(Progress::of(&job(state), &[], &timing, NOW).waits.is_none());
+        }
+        let blocked = job(JobState::Blocked);
+        let tasks = [task(TaskState::Parked, 10, 8, 2)];
+        let line = Progress::of(&blocked, &tasks, &timing, NOW).line(&blocked);
+        assert!(
+            line.ends_with("blocked: 2 slices revoked; tried again in 40 s"),
+            "{line}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn progress_never_passes_the_whole(
+            tasks in prop::collection::vec((0u8..3, 0u64..600, 0u64..1000, 0usize..5), 0..8),
+            planned in 0u64..2000,
+        ) {
+            let mut job = job(JobState::Rewriting);
+            if let Some(round) = &mut job.round {
+                round.slices = planned;
+            }
+            let tasks: Vec<TaskRow> = tasks
+                .into_iter()
+                .map(|(state, planned, done, blocked)| {
+                    let state = [TaskState::Open, TaskState::Parked, TaskState::Done][usize::from(state)];
+                    task(state, planned, done, blocked)
+                })
+                .collect();
+            let progress = Progress::of(&job, &tasks, &Timing::demo(), NOW);
+            prop_assert!(progress.slices_done <= progress.slices);
+            let _ = progress.line(&job);
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! `rekeyd status`
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::figures;
+use crate::cli::out;
+use crate::cli::progress::{Progress, Speed};
+use crate::cli::report::Failure;
+use crate::ids::JobId;
+use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
+use crate::queue::SharedQueue;
+use crate::registry::{Registry, Timing};
+
+/// How often the job is looked at while waiting.
+const LOOK: Duration = Duration::from_millis(250);
+/// Refused messages looked through for one that asked for this job.
+const DEAD_LETTERS: usize = 10_000;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  rekeyd status $JOB --watch\n  rekeyd status $JOB --wait --timeout 3600 && rekeyd kms disable $OLD"
+)]
+pub(super) struct Arguments {
+    /// The job.
+    job: JobId,
+    /// Follow it to its end: one line that is redrawn, or a line every so often
+    /// where the output is no terminal.
+    #[arg(long)]
+    watch: bool,
+    /// Wait for its end and tell by the exit code how it ended. Being blocked
+    /// counts as an end, for somebody has to act.
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: go on waiting while it is blocked.
+    #[arg(long, requires = "wait")]
+    through_blocked: bool,
+    /// Give up after so many seconds; the job goes on.
+    #[arg(long, value_name = "S")]
+    timeout: Option<u64>,
+    /// Seconds between two lines of --watch where the output is no terminal.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    interval: u64,
+}
+
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    context.run(async {
+        let status = Status::open(context, arguments).await?;
+        if arguments.watch || arguments.wait {
+            status.follow().await
+        } else {
+            status.once().await
+        }
+    })
+}
+
+struct Status<'a> {
+    context: &'a Context,
+    arguments: &'a Arguments,
+    book: JobBook,
+    registry: Registry,
+    queue: SharedQueue,
+    timing: Timing,
+}
+
+impl<'a> Status<'a> {
+    async fn open(context: &'a Context, arguments: &'a Arguments) -> Result<Self, Failure> {
+        let store = context.store()?;
+        let registry = Registry::new(store.clone(), context.clock.clone());
+        Ok(Self {
+            context,
+            arguments,
+            book: JobBook::new(store, context.clock.clone()),
+            timing: registry.timing().await?,
+            registry,
+            queue: context.queue()?,
+        })
+    }
+
+    async fn once(&self) -> Result<Exit, Failure> {
+        let Some(job) = self.look().await? else {
+            return Err(self.not_recorded().await?);
+        };
+        let mut speed = Speed::default();
+        let progress = self.progress(&job, &mut speed).await?;
+        self.context
+            .out
+            .show(&self.for_programs(&job, &progress), || {
+                self.for_people(&job, &progress)
+            })?;
+        Ok(Exit::Done)
+    }
+
+    async fn look(&self) -> Result<Option<JobRow>, Failure> {
+        let found = self.book.find(self.arguments.job).await?;
+        Ok(found.map(|job| job.row))
+    }
+
+    /// Why there is no such job: its message was refused, or is not taken yet.
+    async fn not_recorded(&self) -> Result<Failure, Failure> {
+        let id = self.arguments.job;
+        let letters = self.queue.dead_letters(DEAD_LETTERS).await?;
+        let refused = letters
+            .into_iter()
+            .rev()
+            .find(|letter| JobMessage::parse(&letter.body).is_ok_and(|m| m.request().job_id == id));
+        Ok(match refused {
+            Some(letter) => {
+                let reason = figures::printable(&letter.reason);
+                Failure::new(
+                    Exit::JobFailed,
+                    format!("the message that asked for job {id} was refused: {reason}"),
+                )
+                .help("mend the cause and ask again with a new job id: `rekeyd enqueue rekey`")
+            }
+            None => Failure::no_job(id),
+        })
+    }
+
+    async fn progress(&self, job: &JobRow, speed: &mut Speed) -> Result<Progress, Failure> {
+        let tasks: Vec<TaskRow> = match job.round {
+            Some(round) => self
+                .book
+                .tasks(job.request.job_id, round.number)
+                .await?
+                .into_iter()
+                .map(|task| task.row)
+                .collect(),
+            None => Vec::new(),
+        };
+        let clock = &self.context.clock;
+        let mut progress = Progress::of(job, &tasks, &self.timing, clock.wall());
+        speed.look(&mut progress, job, clock.wall(), clock.boot());
+        Ok(progress)
+    }
+
+    async fn follow(&self) -> Result<Exit, Failure> {
+        let clock = &self.context.clock;
+        let begun = clock.boot();
+        let timeout = self.arguments.timeout.map(Duration::from_secs);
+        let mut screen = Screen::new(self);
+        loop {
+            let job = self.look().await?;
+            if job.is_none() {
+                let why = self.not_recorded().await?;
+                if why.exit == Exit::JobFailed {
+                    screen.end_line()?;
+                    return Err(why);
+                }
+            }
+            if let Some(job) = &job {
+                screen.show(job).await?;
+                if self.is_over(job) {
+                    return self.end(job, screen).await;
+                }
+            }
+            if timeout.is_some_and(|t| clock.boot().since(begun) >= t) {
+                screen.end_line()?;
+                let id = self.arguments.job;
+                return Err(match job {
+                    Some(job) => Failure::new(
+                        Exit::Timeout,
+                        format!("the time is over; job {id} is {} and goes on", job.state),
+                    )
+                    .help(format!("look again with `rekeyd status {id}`")),
+                    None => Failure::no_job(id).exiting(Exit::Timeout),
+                });
+            }
+            tokio::select! {
+                () = clock.sleep(LOOK) => {}
+                _ = tokio::signal::ctrl_c() => {
+                    screen.end_line()?;
+                    return Ok(Exit::Timeout);
+                }
+            }
+        }
+    }
+
+    fn is_over(&self, job: &JobRow) -> bool {
+        let blocked_ends = self.arguments.wait && !self.arguments.through_blocked;
+        job.state.is_final() || (job.state == JobState::Blocked && blocked_ends)
+    }
+
+    /// The last words, and the exit code by them.
+    async fn end(&self, job: &JobRow, mut screen: Screen<'_, '_>) -> Result<Exit, Failure> {
+        screen.end_line()?;
+        let progress = self.progress(job, &mut Speed::default()).await?;
+        self.context
+            .out
+            .show(&self.for_programs(job, &progress), || last_words(job))?;
+        Ok(match job.state {
+            JobState::Drained => {
+                // A later job may have made the old CMK active again.
+                let active = self.registry.org(&job.request.org).await?.cmk;
+                let lapsed = job.activated.as_ref().is_some_and(|a| a.from_cmk == active);
+                if lapsed {
+                    Exit::MustNotDisable
+                } else {
+                    Exit::Done
+                }
+            }
+            JobState::Failed => Exit::JobFailed,
+            JobState::Cancelled => Exit::JobCancelled,
+            _ => Exit::MustNotDisable,
+        })
+    }
+
+    fn for_programs(&self, job: &JobRow, progress: &Progress) -> Value {
+        let now_ms = self.context.clock.wall().unix_ms();
+        let driven_by = job.lease.as_ref().filter(|_| !is_free(job, now_ms));
+        json!({
+            "job_id": job.request.job_id, "org": job.request.org, "mode": job.request.mode,
+            "state": job.state, "since_ms": job.since_ms, "why": job.why,
+            "to_cmk": job.request.to_cmk, "activated": job.activated,
+            "requested_by": job.request.requested_by, "reason": job.request.reason,
+            "recorded_ms": job.recorded_ms, "estimate": job.estimate,
+            "driven_by": driven_by.map(|lease| &lease.worker),
+            "progress": progress,
+            "rewriting": job.rewriting, "proof": job.proof, "effort": job.effort,
+            "takeovers": job.takeovers, "verdict": job.verdict,
+        })
+    }
+
+    fn for_people(&self, job: &JobRow, progress: &Progress) -> String {
+        let now = self.context.clock.wall();
+        let request = &job.request;
+        let since = Duration::from_millis(now.unix_ms().saturating_sub(job.since_ms));
+        let mut rows = vec![
+            ("job", request.job_id.to_string()),
+            (
+                "asked for",
+                format!(
+                    "rekey of {} to {} ({}) by {}{}",
+                    request.org,
+                    request.to_cmk,
+                    request.mode.as_str(),
+                    figures::printable(&request.requested_by),
+                    match request.reason.is_empty() {
+                        true => String::new(),
+                        false => format!(": {}", figures::printable(&request.reason)),
+                    }
+                ),
+            ),
+            (
+                "state",
+                format!(
+                    "{} for {}: {}",
+                    job.state,
+                    figures::span(since),
+                    figures::printable(&job.why)
+                ),
+            ),
+        ];
+        if let Some(a) = &job.activated {
+            rows.push(("old CMK", a.from_cmk.to_string()));
+            rows.push((
+                "epoch",
+                format!("{} since {}", a.epoch, figures::time(a.at_ms)),
+            ));
+        }
+        if let Some(lease) = job.lease.as_ref().filter(|_| !is_free(job, now.unix_ms())) {
+            rows.push(("driven by", figures::printable(&lease.worker)));
+        }
+        if !job.state.is_final() {
+            rows.push(("progress", progress.line(job)));
+        }
+        if job.rewriting.scanned > 0 {
+            rows.push(("rewriting", counts(&job.rewriting)));
+        }
+        if job.proof.scanned > 0 {
+            rows.push(("proof", counts(&job.proof)));
+        }
+        if job.takeovers > 0 {
+            rows.push(("takeovers", job.takeovers.to_string()));
+        }
+        if let Some(verdict) = &job.verdict {
+            rows.push(("verdict", verdict.clone()));
+        }
+        if job.state == JobState::Blocked {
+            let id = request.job_id;
+            rows.push((
+                "next",
+                format!("rekeyd failures {id}; when the cause is gone, rekeyd retry {id}"),
+            ));
+        }
+        rows.iter()
+            .map(|(name, value)| format!("{name:<10} {value}\n"))
+            .collect()
+    }
+}
+
+fn counts(c: &crate::job::Counts) -> String {
+    let parts = [
+        ("rewritten", c.rewritten),
+        ("current", c.current),
+        ("changed meanwhile", c.changed),
+        ("expired", c.expired),
+        ("empty", c.empty),
+        ("blocked", c.blocked),
+        ("quarantined", c.quarantined),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    format!(
+        "{} ({})",
+        figures::count(c.scanned, "row"),
+        parts.join(", ")
+    )
+}
+
+fn last_words(job: &JobRow) -> String {
+    let request = &job.request;
+    let took = Duration::from_millis(job.since_ms.saturating_sub(job.recorded_ms));
+    let mut text = format!(
+        "rekey {} {} after {}",
+        request.org,
+        job.state,
+        figures::span(took)
+    );
+    if job.rewriting.scanned > 0 {
+        text += &format!("; rewriting: {}", counts(&job.rewriting));
+    }
+    let verdict = job.verdict.as_deref().unwrap_or(&job.why);
+    text += &format!("\n{}", figures::printable(verdict));
+    if job.state == JobState::Blocked {
+        let id = request.job_id;
+        text += &format!("\nnext: rekeyd failures {id}; when the cause is gone, rekeyd retry {id}");
+    }
+    text
+}
+
+/// Shows how a job goes on, as `--watch` asks for it.
+struct Screen<'s, 'a> {
+    status: &'s Status<'a>,
+    speed: Speed,
+    redraws: bool,
+    drawn: bool,
+    shown: Option<(crate::clock::BootTime, JobState)>,
+}
+
+impl<'s, 'a> Screen<'s, 'a> {
+    fn new(status: &'s Status<'a>) -> Self {
+        Self {
+            status,
+            speed: Speed::default(),
+            redraws: out::is_terminal() && !status.context.out.is_json(),
+            drawn: false,
+            shown: None,
+        }
+    }
+
+    async fn show(&mut self, job: &JobRow) -> Result<(), Failure> {
+        let status = self.status;
+        if !status.arguments.watch {
+            return Ok(());
+        }
+        let now = status.context.clock.boot();
+        let pause = match self.redraws {
+            true => Duration::from_secs(1),
+            false => Duration::from_secs(status.arguments.interval),
+        };
+        // A change of state is news at once.
+        if let Some((at, state)) = self.shown
+            && state == job.state
+            && now.since(at) < pause
+        {
+            return Ok(());
+        }
+        self.shown = Some((now, job.state));
+        let progress = status.progress(job, &mut self.speed).await?;
+        if status.context.out.is_json() {
+            return out::line(&status.for_programs(job, &progress).to_string());
+        }
+        let line = progress.line(job);
+        if self.redraws {
+            self.drawn = true;
+            out::redraw(&line)
+        } else {
+            out::line(&format!(
+                "{}  {line}",
+                figures::time(status.context.clock.wall().unix_ms())
+            ))
+        }
+    }
+
+    /// Leaves the redrawn line as it is and goes on below it.
+    fn end_line(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.drawn) {
+            return out::line("");
+        }
+        Ok(())
+    }
+}
