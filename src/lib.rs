@@ -22,5 +22,6 @@ pub mod retry;
 pub mod scope;
 pub mod store;
 pub mod telemetry;
+pub mod verify;
 pub mod wiring;
 pub mod worker;

@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Failure};
 use crate::demo::run::{self, DemoError, Options};
+use crate::telemetry;
 
 #[derive(clap::Args)]
 #[command(
@@ -57,6 +58,8 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         workers: usize::from(arguments.workers),
         kill_at_percent: arguments.kill_after,
     };
+    // The application that it plays holds keys.
+    telemetry::harden();
     context.run_on_all_cores(async {
         let on = |kind| signal(kind).map_err(|e| report::system("cannot listen for signals", e));
         let mut interrupt = on(SignalKind::interrupt())?;

@@ -12,19 +12,28 @@
 //! | `figures` | numbers, spans and times as people read them |
 //! | `progress` | how far a job is, in numbers and in one line |
 
+mod audit;
+mod cancel;
+mod config;
 mod context;
 mod demo;
+mod dlq;
 mod enqueue;
 pub mod exit;
+mod failures;
 mod figures;
+mod import;
 mod init;
+mod inspect;
 mod jobs;
 mod kms;
 mod org;
 mod out;
 mod progress;
 mod report;
+mod retry;
 mod status;
+mod verify;
 mod worker;
 
 use std::path::PathBuf;
@@ -32,7 +41,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Loaded};
+use crate::config::Loaded;
 use context::Context;
 use exit::Exit;
 use out::{Form, Out};
@@ -80,6 +89,9 @@ enum Command {
     /// Administer the local key ring.
     #[command(subcommand)]
     Kms(kms::Command),
+    /// Bring messages in from elsewhere.
+    #[command(subcommand)]
+    Import(import::Command),
     /// Ask for a job.
     #[command(subcommand)]
     Enqueue(enqueue::Command),
@@ -87,6 +99,25 @@ enum Command {
     Jobs(jobs::Arguments),
     /// Show how far a job is; follow it or wait for its end.
     Status(status::Arguments),
+    /// Stop a job. The store stays readable; a later job finishes it.
+    Cancel(cancel::Arguments),
+    /// Try what is blocked again at once.
+    Retry(retry::Arguments),
+    /// List a job's blocked slices and quarantined cells by reason.
+    Failures(failures::Arguments),
+    /// Scan an organization: does every cell open, and under which CMK is it?
+    Verify(verify::Arguments),
+    /// Show one record: epoch, key, CMK, times; never its text.
+    Inspect(inspect::Arguments),
+    /// Check the audit log.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Show the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Look at messages that were refused.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
 }
 
 impl Command {
@@ -100,6 +131,15 @@ impl Command {
             Command::Enqueue(c) => enqueue::run(context, c),
             Command::Jobs(a) => jobs::run(context, a),
             Command::Status(a) => status::run(context, a),
+            Command::Import(c) => import::run(context, c),
+            Command::Cancel(a) => cancel::run(context, a),
+            Command::Retry(a) => retry::run(context, a),
+            Command::Failures(a) => failures::run(context, a),
+            Command::Verify(a) => verify::run(context, a),
+            Command::Inspect(a) => inspect::run(context, a),
+            Command::Audit(c) => audit::run(context, c),
+            Command::Config(c) => config::run(context, c),
+            Command::Dlq(c) => dlq::run(context, c),
         }
     }
 }
@@ -107,7 +147,7 @@ impl Command {
 impl Arguments {
     fn load(&self) -> Result<Loaded, Failure> {
         let flags = self.data_dir.iter().map(|dir| ("data_dir", dir.as_str()));
-        Ok(config::load(
+        Ok(crate::config::load(
             self.config.as_deref(),
             std::env::vars_os(),
             flags,

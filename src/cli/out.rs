@@ -44,6 +44,11 @@ impl Out {
         }
     }
 
+    /// Whether people look at lines that are redrawn.
+    pub fn is_live(self) -> bool {
+        self.form == Form::Table && io::stdout().is_terminal()
+    }
+
     /// A line for people only.
     pub fn say(self, text: &str) -> Result<(), Failure> {
         match self.form {
@@ -72,11 +77,6 @@ fn write(out: &mut impl Write, text: std::fmt::Arguments<'_>) -> Result<(), Fail
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::reader_gone()),
         Err(error) => Err(report::system("cannot write to standard output", error)),
     }
-}
-
-/// Whether people look at it as it comes.
-pub(super) fn is_terminal() -> bool {
-    io::stdout().is_terminal()
 }
 
 /// A table without lines around it, which copies and greps well.

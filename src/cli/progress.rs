@@ -101,9 +101,8 @@ impl Progress {
     pub fn line(&self, job: &JobRow) -> String {
         let org = &job.request.org;
         let mut parts = vec![format!("{} {org}", self.phase)];
-        if self.slices > 0 {
-            // Rounded down: 100 % is said when all is done, not just before.
-            let permille = self.slices_done * 1000 / self.slices;
+        // Rounded down: 100 % is said when all is done, not just before.
+        if let Some(permille) = (self.slices_done * 1000).checked_div(self.slices) {
             parts.push(format!(
                 "{}/{} slices {}.{} %",
                 self.slices_done,

@@ -10,6 +10,7 @@ use crate::cli::exit::Exit;
 use crate::config::ConfigError;
 use crate::ids::{CmkArn, InvalidId, JobId};
 use crate::import::ImportError;
+use crate::import::load::LoadError;
 use crate::job::{BookError, HoldError, MessageError};
 use crate::kms::local::RingError;
 use crate::kms::{KmsClass, KmsError};
@@ -45,6 +46,13 @@ impl Failure {
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// What to do next, unless something better is known.
+    #[must_use]
+    pub fn or_help(mut self, help: &str) -> Self {
+        self.help.get_or_insert_with(|| help.to_owned());
         self
     }
 
@@ -296,6 +304,21 @@ impl From<ImportError> for Failure {
         };
         Self::new(exit, error.to_string())
             .help("give the folder of the export, or the ZIP file as Slack gave it")
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let what = error.to_string();
+        match error {
+            LoadError::Store(e) => e.into(),
+            LoadError::Registry(e) => e.into(),
+            LoadError::Kms(e) => e.into(),
+            LoadError::Audit(e) => e.into(),
+            LoadError::Cell { .. } => Self::new(Exit::BadData, what),
+            LoadError::SelfCheck(_) | LoadError::KeyRow(_) => Self::new(Exit::Failed, what),
+            LoadError::Spent(_) | LoadError::Unsettled(_) => Self::new(Exit::Unavailable, what),
+        }
     }
 }
 

@@ -349,7 +349,7 @@ impl<'s, 'a> Screen<'s, 'a> {
         Self {
             status,
             speed: Speed::default(),
-            redraws: out::is_terminal() && !status.context.out.is_json(),
+            redraws: status.context.out.is_live(),
             drawn: false,
             shown: None,
         }

@@ -1,11 +1,15 @@
-//! Bringing messages in from elsewhere. A reader here only reads: it yields
-//! messages in clear, and its caller encrypts and writes them.
+//! Bringing messages in from elsewhere. A reader only reads: it yields messages
+//! in clear, and the loader encrypts and writes them.
 //!
 //! | file | what |
 //! |---|---|
+//! | `load` | encrypts messages and writes them |
+//! | `progress` | how far an import has come, in a file |
 //! | `report` | what a reader read, and what it could not read and why |
 //! | `slack` | Slack exports, as a folder or a ZIP file |
 
+pub mod load;
+pub mod progress;
 pub mod report;
 pub mod slack;
 

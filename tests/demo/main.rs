@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longest a test waits for a process to be gone.
@@ -121,36 +121,69 @@ fn what_is_in_the_directory_is_left_alone() {
     assert!(temp.path().join("theirs").exists());
 }
 
+/// Starts a demo, and returns it with the process ids of its workers once it has
+/// started them.
+fn started(dir: &Path) -> (Child, Vec<u32>) {
+    let mut command = demo(dir);
+    command.args(["--messages", "500", "--traffic-per-s", "20"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut workers = Vec::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while workers.len() < 2 {
+        let line = lines.next().expect("the demo starts workers").unwrap();
+        if let Some((_, pid)) = line.split_once(" is process ") {
+            workers.push(pid.trim().parse().unwrap());
+        }
+    }
+    // Read to the end, or the demo would be writing to nobody.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, workers)
+}
+
+fn send(signal: &str, pid: u32) {
+    let pid = pid.to_string();
+    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[track_caller]
+fn assert_ends(pid: u32) {
+    let since = Instant::now();
+    while is_running(pid) {
+        assert!(since.elapsed() < PATIENCE, "process {pid} still runs");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_worker_that_ends_by_itself_fails_the_demo_and_the_directory_stays() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("demo");
+    let (child, workers) = started(&dir);
+    send("KILL", workers[0]);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("worker-1 ended with"), "{error}");
+    assert!(dir.join("worker-1.log").exists());
+    assert_ends(workers[1]);
+}
+
 #[test]
 fn no_worker_outlives_the_demo() {
     for signal in ["INT", "KILL"] {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("demo");
-        let mut command = demo(&dir);
-        command.args(["--messages", "500", "--traffic-per-s", "20"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut workers = Vec::new();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        while workers.len() < 2 {
-            let line = lines.next().expect("the demo starts workers").unwrap();
-            if let Some((_, pid)) = line.split_once(" is process ") {
-                workers.push(pid.trim().parse::<u32>().unwrap());
-            }
-        }
-        let pid = child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
+        let (mut child, workers) = started(&dir);
+        send(signal, child.id());
         let status = child.wait().unwrap();
         if signal == "INT" {
             assert_eq!(status.code(), Some(130));
             assert!(!dir.exists(), "the directory is removed");
         }
         for worker in workers {
-            let since = Instant::now();
-            while is_running(worker) {
-                assert!(since.elapsed() < PATIENCE, "{worker} outlives SIG{signal}");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            assert_ends(worker);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The messages that are there before the rekey: generated, or from a Slack
-//! export. Each is sealed as a writer would seal it, and entered in the ledger.
+//! export. Each is entered in the ledger, and goes in as an import's would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -7,25 +7,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::DemoError;
-use super::scene::{IMPORTER, Part, Scene};
-use crate::crypto::{CellKey, KeyRowBody, NonceSource, cell, expiry};
+use super::scene::{IMPORTER, Scene};
 use crate::demo::generate::Recipe;
 use crate::demo::ledger::{Ledger, MessageName, TextId};
-use crate::ids::{ChannelId, Hour};
+use crate::ids::{ChannelId, Hour, OrgId, WorkspaceId};
+use crate::import::load::{Load, LoadError, LoadMessage, Loader};
 use crate::import::{ImportReport, Imported, ImportedMessage, slack};
-use crate::kms::{ReasonCode, Use};
-use crate::registry::ChannelView;
-use crate::scope::Locus;
-use crate::store::{CellWrite, KeyRow, SliceKey};
 use crate::wiring;
 
-/// Slices under way at once: their durable writes share commits.
-const SLICES_AT_ONCE: usize = 256;
-/// Rows written with one statement.
-const BATCH_ROWS: usize = 100;
+/// Messages between the maker and the loader.
+const WAITING: usize = 1024;
+/// Messages between two reports of progress.
+const TELL_EVERY: u64 = 2000;
 
 /// What was loaded.
 #[derive(Default)]
@@ -45,43 +40,25 @@ impl Filled {
     }
 }
 
-/// A run of messages of one slice.
-struct Run {
-    channel: ChannelId,
-    hour: Hour,
-    messages: Vec<(ImportedMessage, Option<u32>)>,
-}
-
 /// Generates messages and writes them.
 ///
 /// # Errors
 /// If they cannot be written.
 pub async fn generated(
-    scene: &Arc<Scene>,
+    scene: &Scene,
     ledger: &Arc<Ledger>,
     recipe: Recipe,
     seen: &mut dyn FnMut(u64),
 ) -> Result<Filled, DemoError> {
-    let (out, runs) = mpsc::channel(SLICES_AT_ONCE);
-    let making = tokio::task::spawn_blocking(move || {
-        for slice in recipe.plan() {
-            let run = Run {
-                channel: slice.channel(),
-                hour: slice.hour(),
-                messages: slice
-                    .messages(&recipe)
-                    .map(|made| (made.message, made.expiry_s))
-                    .collect(),
-            };
-            // The writer went away with an error that says more.
-            if out.blocking_send(run).is_err() {
-                return;
+    let make = move |feed: &mut Feed| {
+        for made in recipe.messages() {
+            if feed.give(made.message, made.expiry_s)?.is_break() {
+                break;
             }
         }
-    });
-    let filled = write_all(scene, ledger, runs, seen).await?;
-    making.await.map_err(|e| DemoError::Task(e.to_string()))?;
-    Ok(filled)
+        Ok(None)
+    };
+    load(scene, ledger, make, seen).await
 }
 
 /// Reads a Slack export and writes its messages.
@@ -89,176 +66,120 @@ pub async fn generated(
 /// # Errors
 /// If it is none, or they cannot be written.
 pub async fn slack_export(
-    scene: &Arc<Scene>,
+    scene: &Scene,
     ledger: &Arc<Ledger>,
     path: &Path,
     seen: &mut dyn FnMut(u64),
 ) -> Result<Filled, DemoError> {
-    let (out, runs) = mpsc::channel(SLICES_AT_ONCE);
     let (path, now) = (path.to_owned(), scene.clock.wall());
-    let reading = tokio::task::spawn_blocking(move || {
+    let make = move |feed: &mut Feed| {
         let mut source = slack::open(&path)?;
-        let mut run: Option<Run> = None;
-        let mut take = |imported| {
-            let Imported::Message(message) = imported else {
-                return ControlFlow::Continue(());
-            };
-            match &mut run {
-                Some(run) if run.channel == message.channel && run.hour == message.hour => {
-                    run.messages.push((message, None));
-                }
-                _ => {
-                    let next = Run {
-                        channel: message.channel.clone(),
-                        hour: message.hour,
-                        messages: vec![(message, None)],
-                    };
-                    if let Some(full) = run.replace(next)
-                        && out.blocking_send(full).is_err()
-                    {
-                        return ControlFlow::Break(());
-                    }
-                }
-            }
-            ControlFlow::Continue(())
+        let mut failed = None;
+        let mut take = |imported| match imported {
+            Imported::DayDone(_) => ControlFlow::Continue(()),
+            Imported::Message(message) => feed.give(message, None).unwrap_or_else(|error| {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }),
         };
         let report = slack::read(source.as_mut(), now, None, &mut take)?;
-        if let Some(last) = run {
-            // As above: the writer's own error says more.
-            let _ = out.blocking_send(last);
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Some(report)),
         }
-        Ok::<_, DemoError>(report)
+    };
+    load(scene, ledger, make, seen).await
+}
+
+/// Makes messages on a thread of their own, and writes them as they come.
+async fn load(
+    scene: &Scene,
+    ledger: &Arc<Ledger>,
+    make: impl FnOnce(&mut Feed) -> Result<Option<ImportReport>, DemoError> + Send + 'static,
+    seen: &mut dyn FnMut(u64),
+) -> Result<Filled, DemoError> {
+    let part = scene.part(IMPORTER)?;
+    let loader = Loader::new(
+        scene.store.clone(),
+        scene.registry.clone(),
+        part.kms.clone(),
+        part.audit.clone(),
+        scene.clock.clone(),
+        wiring::PROVIDER,
+        scene.org.clone(),
+        scene.workspace.clone(),
+    )
+    .await?;
+    let (out, mut waiting) = mpsc::channel(WAITING);
+    let mut feed = Feed {
+        out,
+        ledger: ledger.clone(),
+        org: scene.org.clone(),
+        workspace: scene.workspace.clone(),
+        given: 0,
+        slices: BTreeMap::new(),
+    };
+    let making = tokio::task::spawn_blocking(move || {
+        let report = make(&mut feed)?;
+        Ok::<_, DemoError>((report, feed.slices))
     });
-    let filled = write_all(scene, ledger, runs, seen).await;
-    let report = reading
-        .await
-        .map_err(|e| DemoError::Task(e.to_string()))??;
+    let input = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
+    let reached = async |(), so_far: &crate::import::load::LoadReport| {
+        seen(so_far.messages);
+        Ok::<_, LoadError>(())
+    };
+    let loaded = loader.load(input, reached).await;
+    let (report, slices) = making.await.map_err(|e| DemoError::Task(e.to_string()))??;
+    let rows = loaded?.messages;
+    part.audit.close().await?;
     Ok(Filled {
-        report: Some(report),
-        ..filled?
+        rows,
+        slices,
+        report,
     })
 }
 
-async fn write_all(
-    scene: &Arc<Scene>,
-    ledger: &Arc<Ledger>,
-    mut runs: mpsc::Receiver<Run>,
-    seen: &mut dyn FnMut(u64),
-) -> Result<Filled, DemoError> {
-    let part = Arc::new(scene.part(IMPORTER)?);
-    let mut filled = Filled::default();
-    let mut views: BTreeMap<ChannelId, Arc<ChannelView>> = BTreeMap::new();
-    let mut writing: JoinSet<Result<u64, DemoError>> = JoinSet::new();
-    let mut more = true;
-    while more || !writing.is_empty() {
-        tokio::select! {
-            run = runs.recv(), if more && writing.len() < SLICES_AT_ONCE => {
-                let Some(run) = run else {
-                    more = false;
-                    continue;
-                };
-                let view = match views.get(&run.channel) {
-                    Some(view) => view.clone(),
-                    None => {
-                        let entered = scene
-                            .registry
-                            .ensure_channel(&scene.org, &scene.workspace, &run.channel)
-                            .await?;
-                        let view = Arc::new(entered);
-                        views.insert(run.channel.clone(), view.clone());
-                        view
-                    }
-                };
-                filled.slices.entry(run.channel.clone()).or_default().insert(run.hour);
-                let (scene, part, ledger) = (scene.clone(), part.clone(), ledger.clone());
-                writing.spawn(async move { write(&scene, &part, &ledger, &view, run).await });
-            }
-            Some(written) = writing.join_next(), if !writing.is_empty() => {
-                filled.rows += written.map_err(|e| DemoError::Task(e.to_string()))??;
-                seen(filled.rows);
-            }
-        }
-    }
-    part.audit.close().await?;
-    Ok(filled)
+/// Where made messages go.
+struct Feed {
+    out: mpsc::Sender<Load<()>>,
+    ledger: Arc<Ledger>,
+    org: OrgId,
+    workspace: WorkspaceId,
+    given: u64,
+    slices: BTreeMap<ChannelId, BTreeSet<Hour>>,
 }
 
-/// Makes a data key for the slice, seals its messages and writes them.
-async fn write(
-    scene: &Scene,
-    part: &Part,
-    ledger: &Ledger,
-    view: &ChannelView,
-    run: Run,
-) -> Result<u64, DemoError> {
-    let (desired, scope) = (view.desired(), view.scope(run.hour));
-    let why = Use::new(ReasonCode::Import, "demo");
-    let made = part
-        .kms
-        .generate_data_key(&desired.cmk, &scope, &why)
-        .await?;
-    let key = CellKey::derive(made.dek, &scope);
-    let body = KeyRowBody {
-        wrap_epoch: desired.wrap_epoch,
-        provider: wiring::PROVIDER,
-        commitment: key.commitment().clone(),
-        created_ms: scene.clock.wall().unix_ms(),
-        cmk: made.wrapped.cmk,
-        key_material_id: made.wrapped.key_material_id,
-        scope,
-        wrapped: made.wrapped.bytes,
-    };
-    let row = KeyRow {
-        key_id: key.key_id(),
-        wrap_epoch: desired.wrap_epoch,
-        row: body.encode()?,
-    };
-    let slice = SliceKey::messages(&scene.org, &run.channel, run.hour);
-    // I11: the key row is durable before any cell that names it.
-    scene.store.insert_key(&slice, &row).await?;
-    let mut nonces = NonceSource::new();
-    let mut writes = Vec::with_capacity(run.messages.len());
-    for (message, expiry_s) in &run.messages {
-        let locus = Locus::Message {
-            org: &scene.org,
-            channel: &run.channel,
-            record: &message.record,
-        };
-        let now = scene.clock.wall();
-        let sealed = cell::seal(
-            &key,
-            desired.cell_epoch,
-            *expiry_s,
-            &nonces.next(),
-            &locus,
-            &message.json,
-        )?;
-        let ttl_s = expiry_s.map_or(Some(0), |at| {
-            expiry::store_ttl(at, desired.cell_epoch, None, now)
-        });
-        // What expires before it is written need not be.
-        let Some(ttl_s) = ttl_s else { continue };
-        writes.push(CellWrite {
-            record: message.record.clone(),
-            cell: sealed,
-            write_time: message.write_time,
-            ttl_s,
-        });
+impl Feed {
+    /// Hands a message on. `Break` if nobody takes it: the loader has ended with
+    /// an error that says why.
+    fn give(
+        &mut self,
+        message: ImportedMessage,
+        expiry_s: Option<u32>,
+    ) -> Result<ControlFlow<()>, DemoError> {
         let name = MessageName {
-            org: scene.org.clone(),
-            workspace: scene.workspace.clone(),
-            channel: run.channel.clone(),
-            hour: run.hour,
+            org: self.org.clone(),
+            workspace: self.workspace.clone(),
+            channel: message.channel.clone(),
+            hour: message.hour,
             record: message.record.clone(),
         };
         let text = TextId::of(&message.json);
-        ledger
-            .loaded(&name, text, (*expiry_s).into(), message.write_time)
+        self.ledger
+            .loaded(&name, text, expiry_s.into(), message.write_time)
             .map_err(|e| DemoError::io("write", Path::new("the ledger"), e))?;
+        let hours = self.slices.entry(name.channel).or_default();
+        hours.insert(name.hour);
+        let mut given = self
+            .out
+            .blocking_send(Load::Message(LoadMessage { message, expiry_s }));
+        self.given += 1;
+        if given.is_ok() && self.given.is_multiple_of(TELL_EVERY) {
+            given = self.out.blocking_send(Load::Mark(()));
+        }
+        Ok(match given {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
     }
-    let partition = view.partition(run.hour);
-    for batch in writes.chunks(BATCH_ROWS) {
-        scene.store.write_cells(&partition, batch).await?;
-    }
-    Ok(writes.len() as u64)
 }

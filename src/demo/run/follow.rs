@@ -254,9 +254,13 @@ impl Watch<'_> {
         }
         let taken: u64 = tasks.iter().map(|task| u64::from(task.takeovers)).sum();
         if self.held > 0 && taken >= self.held {
+            let what = if self.held == 1 {
+                "its task is taken over"
+            } else {
+                "its tasks are taken over, each"
+            };
             show.note(&format!(
-                "its {} taken over, {:.1} s after the kill, each from its last checkpoint",
-                if taken == 1 { "task is" } else { "tasks are" },
+                "{what} from the last checkpoint, {:.1} s after the kill",
                 at.elapsed().as_secs_f64()
             ));
             self.held = 0;

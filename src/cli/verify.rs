@@ -1,0 +1,129 @@
+//! `rekeyd verify`
+
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::figures;
+use crate::cli::out;
+use crate::cli::report::Failure;
+use crate::ids::{ChannelId, OrgId};
+use crate::registry::Registry;
+use crate::verify::{Found, Scan, Wrong};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "It reads only, and needs no job: what it passes, a reader can read.\n\n\
+                  Example:\n  rekeyd verify --org acme"
+)]
+pub(super) struct Arguments {
+    /// The organization.
+    #[arg(long)]
+    org: OrgId,
+    /// This channel only.
+    #[arg(long)]
+    channel: Option<ChannelId>,
+    /// Look at headers and key rows only; no call to the KMS.
+    #[arg(long)]
+    no_open: bool,
+}
+
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    context.run_on_all_cores(async {
+        let store = context.store()?;
+        let registry = Registry::new(store.clone(), context.clock.clone());
+        let active = registry.org(&arguments.org).await?.cmk;
+        let (audit, kms) = match arguments.no_open {
+            true => (None, None),
+            false => {
+                let caller = &context.config().kms.caller;
+                let audit = context.audit(caller)?;
+                let kms = context.kms(caller, &audit)?;
+                (Some(audit), Some(kms))
+            }
+        };
+        let (org, channel) = (arguments.org.clone(), arguments.channel.clone());
+        let scan = Scan::new(store, context.clock.clone(), kms, org, channel).await?;
+        let found = scan.run(|_| {}).await?;
+        if let Some(audit) = audit {
+            audit.close().await?;
+        }
+        let whole = found.is_whole();
+        let programs = json!({
+            "org": arguments.org, "channel": arguments.channel, "active_cmk": active,
+            "opened": !arguments.no_open, "whole": whole, "found": found,
+        });
+        context.out.show(&programs, || {
+            let mut text = for_people(&found, &active);
+            text += match (whole, arguments.no_open) {
+                (true, false) => "\nevery live cell opens",
+                (true, true) => {
+                    "\nevery live cell parses and has a key that is allowed; none was opened"
+                }
+                (false, _) => "\nnot everything opens: see above",
+            };
+            text
+        })?;
+        Ok(if !found.quarantined.is_empty() {
+            Exit::BadData
+        } else if !whole {
+            Exit::KmsRefused
+        } else {
+            Exit::Done
+        })
+    })
+}
+
+fn for_people(found: &Found, active: &crate::ids::CmkArn) -> String {
+    let mut text = format!(
+        "{}, {} ({} past their expiry), {} rows without a value\n\n",
+        figures::count(found.slices, "slice"),
+        figures::count(found.cells, "cell"),
+        found.expired,
+        found.empty,
+    );
+    text += &out::table(
+        ["cmk", "cells", "keys", "wraps", ""],
+        found.by_cmk.iter().map(|(cmk, under)| {
+            [
+                cmk.to_string(),
+                under.cells.to_string(),
+                under.keys.to_string(),
+                under.wraps.to_string(),
+                if cmk == active { "active" } else { "" }.to_owned(),
+            ]
+        }),
+    );
+    text += "\n\n";
+    text += &out::table(
+        ["cell epoch", "cells"],
+        found
+            .by_epoch
+            .iter()
+            .map(|(epoch, n)| [epoch.to_string(), n.to_string()]),
+    );
+    for (what, list) in [
+        ("quarantined", &found.quarantined),
+        ("blocked", &found.blocked),
+    ] {
+        for (code, wrong) in list {
+            text += &wrong_lines(what, code, wrong);
+        }
+    }
+    text + "\n"
+}
+
+fn wrong_lines(what: &str, code: &str, wrong: &Wrong) -> String {
+    let mut text = format!(
+        "\n\n{what}: {code}: {}",
+        figures::count(wrong.cells, "cell")
+    );
+    for place in &wrong.examples {
+        text += &format!("\n  {} {} {}", place.channel, place.hour, place.record);
+    }
+    let more = wrong.cells.saturating_sub(wrong.examples.len() as u64);
+    if more > 0 {
+        text += &format!("\n  … and {more} more");
+    }
+    text
+}

@@ -1,0 +1,471 @@
+//! A scan that is independent of any job: reads every live cell of an
+//! organization, looks at its key's wrap, opens it, and counts what is under
+//! which CMK. It changes nothing.
+//!
+//! It goes by the same steps as a reader (docs/format.md), so what it passes a
+//! reader can read. It streams: a page per slice in flight is all it holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use serde::Serialize;
+use tokio::sync::RwLock;
+
+use crate::clock::SharedClock;
+use crate::crypto::{
+    Admission, CellError, CellKey, Header, KeyId, MessageLocus, admit_cell, cell, check_commitment,
+    expiry, scope_fits,
+};
+use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId};
+use crate::job::SliceId;
+use crate::keys::SliceKeys;
+use crate::kms::{KmsClass, KmsError, ReasonCode, SharedKms, Use};
+use crate::pipeline::TaskError;
+use crate::pipeline::plan::SliceWalk;
+use crate::registry::{AllowList, ChannelView, Registry};
+use crate::scope::Locus;
+use crate::store::{Consistency, PageLimit, SharedStore, SliceKey, StoredCell};
+
+/// Slices read at once.
+const SLICES_IN_FLIGHT: usize = 64;
+const PAGE: PageLimit = PageLimit {
+    rows: 500,
+    bytes: 1 << 20,
+};
+/// Examples kept for each thing that is wrong.
+const EXAMPLES: usize = 20;
+
+/// What is scanned, and with what.
+pub struct Scan {
+    store: SharedStore,
+    registry: Registry,
+    clock: SharedClock,
+    /// `None`: headers and key rows only, no call to the KMS.
+    kms: Option<SharedKms>,
+    org: OrgId,
+    channel: Option<ChannelId>,
+    consistency: Consistency,
+    allow_list: RwLock<AllowList>,
+    why: Use,
+}
+
+/// What is under one CMK.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct UnderCmk {
+    /// Live cells whose key is wrapped under it: by the wrap a reader uses.
+    pub cells: u64,
+    /// Keys that these cells name.
+    pub keys: u64,
+    /// All wraps under it, those that no reader uses included.
+    pub wraps: u64,
+}
+
+/// Where something is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The hour.
+    pub hour: Hour,
+    /// The record, in hexadecimal when printed.
+    pub record: RecordId,
+}
+
+/// How often something is wrong, and where first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Wrong {
+    /// Cells.
+    pub cells: u64,
+    /// The first few of them.
+    pub examples: Vec<Place>,
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Slices read.
+    pub slices: u64,
+    /// Live cells.
+    pub cells: u64,
+    /// Of these, opened. All the others are in `expired`, `quarantined` or
+    /// `blocked`, unless nothing was to be opened.
+    pub opened: u64,
+    /// Past the expiry in their header: absent for every reader.
+    pub expired: u64,
+    /// Rows without a live cell.
+    pub empty: u64,
+    /// By CMK.
+    pub by_cmk: BTreeMap<CmkArn, UnderCmk>,
+    /// Live cells by cell epoch.
+    pub by_epoch: BTreeMap<u32, u64>,
+    /// Cells that do not open or parse, by stable code.
+    pub quarantined: BTreeMap<String, Wrong>,
+    /// Cells whose key the KMS refuses now, by stable code.
+    pub blocked: BTreeMap<String, Wrong>,
+}
+
+impl Found {
+    /// Whether every live cell is as it should be.
+    pub fn is_whole(&self) -> bool {
+        self.quarantined.is_empty() && self.blocked.is_empty()
+    }
+
+    /// Live cells under a CMK.
+    pub fn cells_under(&self, cmk: &CmkArn) -> u64 {
+        self.by_cmk.get(cmk).map_or(0, |under| under.cells)
+    }
+
+    fn add(&mut self, other: Found) {
+        self.slices += other.slices;
+        self.cells += other.cells;
+        self.opened += other.opened;
+        self.expired += other.expired;
+        self.empty += other.empty;
+        for (cmk, under) in other.by_cmk {
+            let sum = self.by_cmk.entry(cmk).or_default();
+            sum.cells += under.cells;
+            sum.keys += under.keys;
+            sum.wraps += under.wraps;
+        }
+        for (epoch, n) in other.by_epoch {
+            *self.by_epoch.entry(epoch).or_default() += n;
+        }
+        for (mine, theirs) in [
+            (&mut self.quarantined, other.quarantined),
+            (&mut self.blocked, other.blocked),
+        ] {
+            for (code, wrong) in theirs {
+                let sum = mine.entry(code).or_default();
+                sum.cells += wrong.cells;
+                let room = EXAMPLES.saturating_sub(sum.examples.len());
+                sum.examples.extend(wrong.examples.into_iter().take(room));
+            }
+        }
+    }
+}
+
+/// Why a cell was not opened.
+#[derive(Clone)]
+enum Fault {
+    Bad(&'static str),
+    Blocked(String),
+}
+
+impl From<CellError> for Fault {
+    fn from(error: CellError) -> Self {
+        Fault::Bad(error.code())
+    }
+}
+
+/// A key that cells of a slice name: the CMK of the wrap that a reader would
+/// use, and the key or why there is none. No key where nothing is to be opened.
+#[derive(Clone)]
+struct Known {
+    cmk: Option<CmkArn>,
+    key: Result<Option<Arc<CellKey>>, Fault>,
+}
+
+/// One slice while it is read.
+struct SliceScan<'a> {
+    scan: &'a Scan,
+    id: SliceId,
+    address: SliceKey,
+    view: ChannelView,
+    rows: SliceKeys,
+    known: HashMap<KeyId, Known>,
+    found: Found,
+}
+
+impl Scan {
+    /// A scan of an organization, or of one channel of it. With `kms` every
+    /// cell is opened.
+    ///
+    /// # Errors
+    /// If the organization is not known or the registry cannot be read.
+    pub async fn new(
+        store: SharedStore,
+        clock: SharedClock,
+        kms: Option<SharedKms>,
+        org: OrgId,
+        channel: Option<ChannelId>,
+    ) -> Result<Self, TaskError> {
+        let registry = Registry::new(store.clone(), clock.clone());
+        match &channel {
+            Some(channel) => drop(registry.view(&org, channel).await?),
+            None => drop(registry.org(&org).await?),
+        }
+        Ok(Self {
+            allow_list: RwLock::new(registry.allow_list(&org).await?),
+            store,
+            registry,
+            clock,
+            kms,
+            org,
+            channel,
+            consistency: Consistency::Quorum,
+            why: Use::new(ReasonCode::Verify, "a scan on its own"),
+        })
+    }
+
+    /// Asks every replica.
+    #[must_use]
+    pub fn at_all_replicas(mut self) -> Self {
+        self.consistency = Consistency::All;
+        self
+    }
+
+    /// Scans to the end. `progress` is told now and then what was found so far.
+    ///
+    /// # Errors
+    /// If the store or the registry fails, or the KMS refuses this caller as
+    /// such. What is wrong with the data is no error: it is in the answer.
+    pub async fn run(&self, mut progress: impl FnMut(&Found)) -> Result<Found, TaskError> {
+        let mut found = Found::default();
+        let begin = self.channel.as_ref().and_then(|channel| {
+            Some(SliceId {
+                channel: channel.clone(),
+                hour: Hour::of_unix_seconds(0).ok()?,
+            })
+        });
+        let mut walk = SliceWalk::new(
+            self.store.clone(),
+            self.registry.clone(),
+            self.org.clone(),
+            begin.as_ref(),
+        );
+        let mut flying = FuturesUnordered::new();
+        let mut more = true;
+        while more || !flying.is_empty() {
+            while more && flying.len() < SLICES_IN_FLIGHT {
+                match walk.next().await? {
+                    Some(slice) if self.channel.as_ref().is_none_or(|c| *c == slice.channel) => {
+                        flying.push(self.slice(slice));
+                    }
+                    _ => more = false,
+                }
+            }
+            if let Some(slice) = flying.next().await {
+                found.add(slice?);
+                progress(&found);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn slice(&self, id: SliceId) -> Result<Found, TaskError> {
+        let view = self.registry.view(&self.org, &id.channel).await?;
+        let address = SliceKey::messages(&self.org, &id.channel, id.hour);
+        let rows = SliceKeys::parse(&self.store.read_keys(&address).await?);
+        let mut slice = SliceScan {
+            scan: self,
+            id,
+            address,
+            view,
+            rows,
+            known: HashMap::new(),
+            found: Found {
+                slices: 1,
+                ..Found::default()
+            },
+        };
+        slice.read().await?;
+        Ok(slice.count_keys())
+    }
+}
+
+impl SliceScan<'_> {
+    async fn read(&mut self) -> Result<(), TaskError> {
+        let mut after: Option<RecordId> = None;
+        loop {
+            let partition = self.view.partition(self.id.hour);
+            let page = self
+                .scan
+                .store
+                .read_page(&partition, after.as_ref(), PAGE, self.scan.consistency)
+                .await?;
+            self.found.empty += page.empty_rows;
+            for cell in page.cells {
+                self.cell(cell).await?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn cell(&mut self, stored: StoredCell) -> Result<(), TaskError> {
+        self.found.cells += 1;
+        let header = match self.admit(&stored).await? {
+            Ok(Some(header)) => header,
+            Ok(None) => {
+                self.found.expired += 1;
+                return Ok(());
+            }
+            Err(fault) => {
+                self.wrong(stored.record, fault);
+                return Ok(());
+            }
+        };
+        let epoch = header.epoch.get();
+        *self.found.by_epoch.entry(epoch).or_default() += 1;
+        let known = self.key(header.key_id).await?;
+        if let Some(cmk) = known.cmk {
+            self.found.by_cmk.entry(cmk).or_default().cells += 1;
+        }
+        let opened = known.key.and_then(|key| {
+            let Some(key) = key else {
+                return Ok(false);
+            };
+            let locus = Locus::Message {
+                org: &self.scan.org,
+                channel: &self.id.channel,
+                record: &stored.record,
+            };
+            cell::open(&key, &locus, &stored.cell)?;
+            Ok(true)
+        });
+        match opened {
+            Ok(opened) => self.found.opened += u64::from(opened),
+            Err(fault) => self.wrong(stored.record, fault),
+        }
+        Ok(())
+    }
+
+    /// Step 1 of opening; `None` for a cell past its expiry.
+    async fn admit(
+        &mut self,
+        stored: &StoredCell,
+    ) -> Result<Result<Option<Header>, Fault>, TaskError> {
+        let mut fresh = false;
+        loop {
+            let newest = self.view.org_row.last_epoch;
+            let now = self.scan.clock.wall();
+            match admit_cell(&stored.cell, now, self.view.floor(), newest) {
+                Err(error) => return Ok(Err(error.into())),
+                Ok(Admission::Expired) => return Ok(Ok(None)),
+                Ok(Admission::Ok(header)) => {
+                    let agree = expiry::check_store_ttl(header.expiry, stored.ttl_s);
+                    return Ok(agree.map(|()| Some(header)).map_err(Fault::from));
+                }
+                // Given out since the view was read?
+                Ok(Admission::AboveNewest(_)) if !fresh => {
+                    let org = &self.scan.org;
+                    self.view = self.scan.registry.view(org, &self.id.channel).await?;
+                    fresh = true;
+                }
+                // By nobody.
+                Ok(Admission::AboveNewest(header)) => {
+                    let epoch = header.epoch;
+                    return Ok(Err(CellError::EpochAboveNewest { epoch, newest }.into()));
+                }
+            }
+        }
+    }
+
+    /// Steps 2 to 6 for a key that a cell names: the CMK whose wrap a reader
+    /// would use, and the key, or why there is none.
+    async fn key(&mut self, id: KeyId) -> Result<Known, TaskError> {
+        if let Some(known) = self.known.get(&id) {
+            return Ok(known.clone());
+        }
+        let known = self.look_up(id).await?;
+        self.known.insert(id, known.clone());
+        Ok(known)
+    }
+
+    async fn look_up(&mut self, id: KeyId) -> Result<Known, TaskError> {
+        let scan = self.scan;
+        if !self.rows.rows().iter().any(|row| row.key_id() == id) {
+            // A client may have added it since.
+            self.rows = SliceKeys::parse(&scan.store.read_keys(&self.address).await?);
+        }
+        let floor = self.view.org_row.wrap_floor;
+        let choose =
+            |rows: &SliceKeys, list: &AllowList| rows.wrap_to_open(id, list, floor).cloned();
+        let mut row = choose(&self.rows, &*scan.allow_list.read().await);
+        if let Err(CellError::CmkNotAllowed(_)) = row {
+            *scan.allow_list.write().await = scan.registry.allow_list(&scan.org).await?;
+            row = choose(&self.rows, &*scan.allow_list.read().await);
+        }
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => {
+                return Ok(Known {
+                    cmk: None,
+                    key: Err(error.into()),
+                });
+            }
+        };
+        let with = |key| Known {
+            cmk: Some(row.cmk.clone()),
+            key,
+        };
+        let asked = MessageLocus {
+            org: &scan.org,
+            channel: &self.id.channel,
+            hour: self.id.hour,
+        };
+        if let Err(error) = scope_fits(&row.scope, &asked, &self.view.channel_row.workspaces_had) {
+            return Ok(with(Err(error.into())));
+        }
+        let Some(kms) = &scan.kms else {
+            return Ok(with(Ok(None)));
+        };
+        let mut why = scan.why.clone();
+        why.key_id = Some(id);
+        let key = match kms.decrypt(&row.cmk, &row.wrapped, &row.scope, &why).await {
+            Ok(dek) => CellKey::derive(dek, &row.scope),
+            Err(error) => return Ok(with(Err(refusal(error)?))),
+        };
+        Ok(with(
+            check_commitment(&key, &row, &id)
+                .map(|()| Some(Arc::new(key)))
+                .map_err(Fault::from),
+        ))
+    }
+
+    fn wrong(&mut self, record: RecordId, fault: Fault) {
+        let (list, code) = match fault {
+            Fault::Bad(code) => (&mut self.found.quarantined, code.to_owned()),
+            Fault::Blocked(code) => (&mut self.found.blocked, code),
+        };
+        let wrong = list.entry(code).or_default();
+        wrong.cells += 1;
+        if wrong.examples.len() < EXAMPLES {
+            wrong.examples.push(Place {
+                channel: self.id.channel.clone(),
+                hour: self.id.hour,
+                record,
+            });
+        }
+    }
+
+    fn count_keys(mut self) -> Found {
+        for row in self.rows.rows() {
+            self.found.by_cmk.entry(row.cmk.clone()).or_default().wraps += 1;
+        }
+        let named: BTreeSet<(&KeyId, &CmkArn)> = self
+            .known
+            .iter()
+            .filter_map(|(id, known)| Some((id, known.cmk.as_ref()?)))
+            .collect();
+        for (_, cmk) in named {
+            self.found.by_cmk.entry(cmk.clone()).or_default().keys += 1;
+        }
+        self.found
+    }
+}
+
+/// What an answer of the KMS means for the cells of a key.
+fn refusal(error: KmsError) -> Result<Fault, TaskError> {
+    match error.class {
+        KmsClass::FatalWorker => Err(error.into()),
+        KmsClass::QuarantinedKey => Ok(Fault::Bad("key_quarantined")),
+        _ => Ok(Fault::Blocked(error.blocked_reason().map_or_else(
+            || error.code.clone(),
+            std::borrow::Cow::into_owned,
+        ))),
+    }
+}
