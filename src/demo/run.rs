@@ -200,7 +200,7 @@ pub async fn run(options: &Options) -> Result<(), DemoError> {
         let dir = place.path().display();
         show.plain(&format!("The directory is kept: {dir}"));
         show.plain(&format!(
-            "Look into it, for example: rekeyd --config {dir}/rekeyd.toml jobs"
+            "Look into it, for example: rekeyd --config {dir}/rekeyd.toml jobs --all"
         ));
     }
     outcome

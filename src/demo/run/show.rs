@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// How often the live line becomes a line of its own where there is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
+/// How often the live line is drawn anew on a terminal.
+const DRAWN_EVERY: Duration = Duration::from_millis(100);
 /// Columns in front of the text: the time and the step's name.
 const NAME_WIDTH: usize = 9;
 
@@ -15,6 +17,7 @@ pub struct Show {
     terminal: bool,
     live: bool,
     last_plain: Instant,
+    last_drawn: Instant,
 }
 
 impl Show {
@@ -25,6 +28,7 @@ impl Show {
             terminal: io::stdout().is_terminal(),
             live: false,
             last_plain: Instant::now(),
+            last_drawn: Instant::now(),
         }
     }
 
@@ -59,6 +63,10 @@ impl Show {
     /// two seconds.
     pub fn live(&mut self, text: &str) {
         if self.terminal {
+            if self.live && self.last_drawn.elapsed() < DRAWN_EVERY {
+                return;
+            }
+            self.last_drawn = Instant::now();
             let line = format!("{}  {:NAME_WIDTH$}{text}", self.time(), "");
             // A line that wraps could not be taken back.
             let line: String = line.chars().take(width()).collect();
