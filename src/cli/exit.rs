@@ -38,11 +38,13 @@ pub enum Exit {
     /// Data is not as it should be: cells that do not open, an audit log that
     /// was changed.
     BadData = 14,
+    /// Ctrl-C or SIGTERM ended the command; what it had started is ended too.
+    Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, by number.
-    pub const ALL: [Exit; 14] = [
+    pub const ALL: [Exit; 15] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -57,6 +59,7 @@ impl Exit {
         Exit::JobCancelled,
         Exit::Timeout,
         Exit::BadData,
+        Exit::Interrupted,
     ];
 
     /// The number.
@@ -81,6 +84,7 @@ impl Exit {
             Exit::JobCancelled => "job_cancelled",
             Exit::Timeout => "timeout",
             Exit::BadData => "bad_data",
+            Exit::Interrupted => "interrupted",
         }
     }
 }

@@ -16,6 +16,7 @@ mod audit;
 mod cancel;
 mod config;
 mod context;
+mod demo;
 mod dlq;
 mod enqueue;
 pub mod exit;
@@ -76,6 +77,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Watch a rekey of a live store, with real worker processes.
+    Demo(demo::Arguments),
     /// Make a data directory: store, queue and key ring.
     Init(init::Arguments),
     /// Run a worker until it is asked to stop (SIGTERM, Ctrl-C).
@@ -120,6 +123,7 @@ enum Command {
 impl Command {
     fn run(&self, context: &Context) -> Result<Exit, Failure> {
         match self {
+            Command::Demo(a) => demo::run(context, a),
             Command::Init(a) => init::run(context, a),
             Command::Worker(a) => worker::run(context, a),
             Command::Org(c) => org::run(context, c),

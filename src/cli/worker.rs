@@ -16,9 +16,17 @@ use crate::{telemetry, wiring};
     after_help = "Any number of workers may run on one store, and any of them may be killed.\n\n\
                   Example:\n  rekeyd worker --data-dir trial"
 )]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// End with this process, however it ends. For the demo's workers.
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<u32>,
+}
 
-pub(super) fn run(context: &Context, _: &Arguments) -> Result<Exit, Failure> {
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    if let Some(parent) = arguments.end_with {
+        crate::demo::run::end_with(parent)
+            .map_err(|e| report::system("cannot end with another process", e))?;
+    }
     // Before any thread is started: what it forbids holds for all of them.
     let hardened = telemetry::harden();
     let log = &context.config().log;

@@ -332,6 +332,12 @@ impl RingAdmin {
         let path = self.files.log();
         log::tail(&path, count).map_err(|e| RingError::io(&path, e))
     }
+
+    /// Hands every call to `take`, oldest first.
+    pub fn each_call(&self, take: impl FnMut(CallRecord)) -> Result<(), RingError> {
+        let path = self.files.log();
+        log::each(&path, take).map_err(|e| RingError::io(&path, e))
+    }
 }
 
 fn remove<T>(from: &mut Vec<T>, id: &str, name: impl Fn(&T) -> &str) -> Result<(), RingError> {

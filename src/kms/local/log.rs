@@ -2,7 +2,7 @@
 //! ring. What CloudTrail is to AWS KMS. Never a key's bytes.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -88,4 +88,19 @@ pub(super) fn tail(path: &Path, count: usize) -> io::Result<Vec<CallRecord>> {
         .iter()
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect())
+}
+
+/// Every record, oldest first, without holding more than one. A line that does
+/// not parse (cut off by a full disk) is left out.
+pub(super) fn each(path: &Path, mut take: impl FnMut(CallRecord)) -> io::Result<()> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for line in BufReader::new(file).split(b'\n') {
+        if let Ok(record) = serde_json::from_slice(&line?) {
+            take(record);
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,167 @@
+//! What the demo works on: a data directory with an organization in it, and the
+//! application's side of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::DemoError;
+use crate::audit::AuditLog;
+use crate::client::{Client, InProcessKeys};
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{self, Config};
+use crate::ids::{CmkArn, OrgId, WorkspaceId};
+use crate::job::JobBook;
+use crate::kms::local::{NewKey, RingAdmin};
+use crate::kms::{ReasonCode, SharedKms, Use};
+use crate::queue::SharedQueue;
+use crate::registry::{Registry, Timing};
+use crate::scope::Scope;
+use crate::store::SharedStore;
+use crate::wiring;
+
+/// Who the KMS's call log names for each part that the demo plays.
+pub const OPERATOR: &str = "operator";
+/// The loader of the first messages.
+pub const IMPORTER: &str = "importer";
+/// The application, with its live traffic.
+pub const APP: &str = "app";
+/// The workers, by their configuration.
+pub const WORKER: &str = "rekeyd-worker";
+
+/// An organization `acme` under one CMK, with a second one allowed.
+pub struct Scene {
+    /// The configuration that the workers read, too.
+    pub config: Config,
+    /// Its file.
+    pub config_file: PathBuf,
+    /// The time.
+    pub clock: SharedClock,
+    /// The waits of the store.
+    pub timing: Timing,
+    /// The store.
+    pub store: SharedStore,
+    /// The queue.
+    pub queue: SharedQueue,
+    /// The registry.
+    pub registry: Registry,
+    /// The jobs.
+    pub book: JobBook,
+    /// The key ring, as its administrator sees it.
+    pub ring: RingAdmin,
+    /// The organization.
+    pub org: OrgId,
+    /// Its workspace.
+    pub workspace: WorkspaceId,
+    /// The CMK that everything is under at first.
+    pub old: CmkArn,
+    /// The one that it is to be under.
+    pub new: CmkArn,
+}
+
+/// A part that calls the KMS: its KMS and its audit stream.
+pub struct Part {
+    /// The KMS, called by the part's name.
+    pub kms: SharedKms,
+    /// Where its uses of keys are recorded.
+    pub audit: AuditLog,
+}
+
+impl Scene {
+    /// Makes everything in `dir`.
+    ///
+    /// # Errors
+    /// If a part cannot be made.
+    pub async fn make(dir: &Path) -> Result<Self, DemoError> {
+        let config_file = dir.join("rekeyd.toml");
+        let data_dir = toml::Value::String(dir.to_string_lossy().into_owned());
+        // A budget that does not bind: the key ring is no service that others
+        // wait for. Short waits between looks, so that there is much to see.
+        let text = format!(
+            "# Made by `rekeyd demo`.\ndata_dir = {data_dir}\n\n\
+             [kms]\ncaller = \"{WORKER}\"\nrate_per_s = 100000\n\n\
+             [worker]\npoll_ms = 50\ncheckpoint_ms = 100\n"
+        );
+        fs::write(&config_file, text).map_err(|e| DemoError::io("write", &config_file, e))?;
+        let config = config::load(Some(&config_file), [], [])?.config;
+        let clock = SystemClock::shared();
+        let timing = wiring::init(&config, &Timing::demo(), &clock).await?;
+        let store = wiring::store(&config, &clock)?;
+        let queue = wiring::queue(&config, &clock)?;
+        let ring = RingAdmin::open(&config.kms.ring)?;
+        let unlock = wiring::unlock(&config);
+        let old = ring.create_key(&unlock, &NewKey::default())?;
+        let new = ring.create_key(&unlock, &NewKey::default())?;
+        let scene = Self {
+            config_file,
+            timing,
+            registry: Registry::new(store.clone(), clock.clone()),
+            book: JobBook::new(store.clone(), clock.clone()),
+            // Fixed names that fit the grammar of ids.
+            org: OrgId::new("acme")?,
+            workspace: WorkspaceId::new("main")?,
+            config,
+            clock,
+            store,
+            queue,
+            ring,
+            old,
+            new,
+        };
+        scene.enrol().await?;
+        Ok(scene)
+    }
+
+    /// Enters the organization and its CMKs, each with a canary that the worker
+    /// will try before a job changes anything.
+    async fn enrol(&self) -> Result<(), DemoError> {
+        let operator = self.part(OPERATOR)?;
+        let scope = Scope::Canary {
+            org: self.org.clone(),
+        };
+        let why = Use::new(ReasonCode::Enrol, "demo");
+        let canary = async |cmk| {
+            let made = operator.kms.generate_data_key(cmk, &scope, &why).await?;
+            Ok::<_, DemoError>(made.wrapped.bytes)
+        };
+        let (old, new) = (canary(&self.old).await?, canary(&self.new).await?);
+        self.registry
+            .add_org(&self.org, &self.old, &old, OPERATOR)
+            .await?;
+        self.registry
+            .allow_cmk(&self.org, &self.new, &new, OPERATOR)
+            .await?;
+        operator.audit.close().await?;
+        Ok(())
+    }
+
+    /// Starts a part under a name of its own.
+    ///
+    /// # Errors
+    /// If its audit stream or the key ring cannot be opened.
+    pub fn part(&self, caller: &str) -> Result<Part, DemoError> {
+        let mut config = self.config.clone();
+        caller.clone_into(&mut config.kms.caller);
+        let service = format!("rekeyd demo {caller}");
+        let audit = wiring::audit(&config, &service, None, &self.clock)?;
+        let (kms, _) = wiring::kms(&config, caller, &audit, &self.clock)?;
+        Ok(Part { kms, audit })
+    }
+
+    /// A client of its own: no cached key and no cached view.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn client(&self, part: &Part) -> Result<Client, DemoError> {
+        let keys = InProcessKeys::builder(
+            self.store.clone(),
+            part.kms.clone(),
+            wiring::PROVIDER,
+            part.audit.clone(),
+            self.clock.clone(),
+        );
+        let keys = keys.build().await.map_err(DemoError::Client)?;
+        let client = Client::builder(self.store.clone(), Arc::new(keys)).clock(self.clock.clone());
+        Ok(client.build().await?)
+    }
+}
