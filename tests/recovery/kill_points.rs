@@ -13,6 +13,9 @@ use crate::site::{Site, Template};
 /// Scenarios at once: most of their time is waiting.
 const AT_ONCE: usize = 6;
 
+/// Environment: runs only the scenarios whose point contains this.
+const ONLY: &str = "RECOVERY_ONLY";
+
 /// How a worker dies in a scenario.
 #[derive(Debug, Clone)]
 struct Scenario {
@@ -67,7 +70,7 @@ fn scenarios() -> Vec<Scenario> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_at_every_point_loses_nothing() {
     let template = &Template::new().await;
-    let only = std::env::var("RECOVERY_ONLY").ok();
+    let only = std::env::var(ONLY).ok();
     let ended: Vec<Option<String>> = futures::stream::iter(scenarios())
         .filter(|s| std::future::ready(only.as_ref().is_none_or(|o| s.point.contains(o.as_str()))))
         .map(|scenario| async move {

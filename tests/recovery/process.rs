@@ -11,14 +11,13 @@ use crate::rig::{PATIENCE, Rig};
 
 /// A worker process. It is killed when this is dropped.
 pub struct Process {
-    /// Its name in leases.
-    pub name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts one on the rig's directory; it kills itself at `kill_at`, if given.
+    /// Starts one on the rig's directory, by the name that its leases will have;
+    /// it kills itself at `kill_at`, if given.
     pub fn start(rig: &Rig, name: &str, kill_at: Option<&str>) -> Self {
         let log = rig.dir.path().join(format!("{name}.log"));
         let log_file = std::fs::File::create(&log).unwrap();
@@ -43,11 +42,7 @@ impl Process {
             command.env("REKEYD_KILL_AT", point);
         }
         let child = command.spawn().unwrap();
-        Self {
-            name: name.to_owned(),
-            child,
-            log,
-        }
+        Self { child, log }
     }
 
     /// Sends a signal.
