@@ -285,6 +285,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// An address that is free once this returns, and that nobody else asks for by
+/// number.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
 /// A worker process at trace level.
 struct Worker {
     child: Child,
@@ -296,9 +303,7 @@ impl Worker {
     fn start(rig: &Rig, format: &str) -> Self {
         let log = rig.dir.path().join("worker.log");
         let file = std::fs::File::create(&log).unwrap();
-        // Free now, and nobody else asks for it by number.
-        let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
-        let metrics = metrics.local_addr().unwrap();
+        let metrics = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_rekeyd"))
             .arg("worker")
             .arg("--data-dir")

@@ -435,7 +435,7 @@ async fn i08_a_late_write_under_the_old_epoch_is_found_before_the_verdict() {
     rig.wait(job, "verified", verified).await;
     let place = partition(&rig, slice).await;
     rig.store
-        .write_cells(&place, &[late.clone()])
+        .write_cells(&place, std::slice::from_ref(&late))
         .await
         .unwrap();
     let row = rig.wait_state(job, JobState::Drained).await;
