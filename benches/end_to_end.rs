@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt};
 use rekeyd::clock::WriteTime;
 use rekeyd::demo::generate::{Recipe, Shape};
+use rekeyd::ids::RecordId;
 use rekeyd::job::{JobState, Mode, SliceId};
 use rekeyd::pipeline::Limits;
 use rekeyd::pipeline::plan::SliceWalk;
-use rekeyd::store::{CellWrite, Consistency, PageLimit, Partition};
-use tokio::sync::mpsc;
+use rekeyd::store::{CellWrite, Consistency, PageLimit, StoredCell};
 
 use rig::Rig;
 
@@ -171,10 +171,10 @@ async fn measure(options: &Options) {
     }
 }
 
-/// Reads every row and writes back other bytes of the same size: the pages of
-/// many slices are read at once, and many batches are written at once.
+/// Reads every row and writes back other bytes of the same size, with the
+/// worker's own batches: as many slices at once as its tasks have together, one
+/// batch of a slice in flight, the next read meanwhile.
 async fn floor(rig: &Rig) -> f64 {
-    let limits = Limits::default();
     let mut walk = SliceWalk::new(
         rig.store.clone(),
         rig.registry.clone(),
@@ -186,75 +186,54 @@ async fn floor(rig: &Rig) -> f64 {
         slices.push(slice);
     }
     let begun = Instant::now();
-    let (batches_in, batches) = mpsc::channel(64);
-    // Owns the sender, so that the writing ends with the reading.
-    let read = async move {
-        let batches_in = &batches_in;
-        stream::iter(slices)
-            .for_each_concurrent(FLOOR_SLICES, |slice| {
-                read_slice(rig, slice, limits, batches_in.clone())
-            })
-            .await;
-    };
-    let batches = stream::unfold(batches, |mut batches| async {
-        batches.recv().await.map(|batch| (batch, batches))
-    });
-    let write = batches.for_each_concurrent(FLOOR_WRITES, |(partition, batch)| async move {
-        rig.store.write_cells(&partition, &batch).await.unwrap();
-    });
-    tokio::join!(read, write);
+    stream::iter(slices)
+        .for_each_concurrent(FLOOR_SLICES, |slice| rewrite_slice(rig, slice))
+        .await;
     begun.elapsed().as_secs_f64()
 }
 
-/// Slices and batches in flight in the floor: as many as a worker's tasks have
-/// together.
+/// Slices in flight in the floor.
 const FLOOR_SLICES: usize = 256;
-const FLOOR_WRITES: usize = 256;
 
-async fn read_slice(
-    rig: &Rig,
-    slice: SliceId,
-    limits: Limits,
-    out: mpsc::Sender<(Partition, Vec<CellWrite>)>,
-) {
+async fn rewrite_slice(rig: &Rig, slice: SliceId) {
+    let limits = Limits::default();
+    let limit = PageLimit {
+        rows: limits.batch_rows,
+        bytes: limits.batch_bytes,
+    };
     let view = rig.registry.view(&rig.org, &slice.channel).await.unwrap();
     let partition = view.partition(slice.hour);
-    let limit = PageLimit {
-        rows: limits.page_rows,
-        bytes: limits.page_bytes,
-    };
-    let mut after = None;
-    loop {
+    let read = async |after: Option<RecordId>| {
         let page = rig
             .store
             .read_page(&partition, after.as_ref(), limit, Consistency::Quorum)
-            .await
-            .unwrap();
-        let mut cells = page.cells.into_iter().peekable();
-        while cells.peek().is_some() {
-            let batch = cells
-                .by_ref()
-                .take(limits.batch_rows)
-                .map(|mut stored| {
-                    // Twice is the same bytes again. SQLite skips writing
-                    // identical bytes, so every byte behind the header changes.
-                    for byte in &mut stored.cell[26..] {
-                        *byte ^= 0x5a;
-                    }
-                    CellWrite {
-                        record: stored.record,
-                        cell: stored.cell,
-                        write_time: WriteTime(stored.write_time.0 + 1),
-                        ttl_s: 0,
-                    }
-                })
-                .collect();
-            out.send((partition.clone(), batch)).await.unwrap();
-        }
-        after = page.next;
-        if after.is_none() {
-            return;
-        }
+            .await;
+        page.unwrap()
+    };
+    let mut page = read(None).await;
+    loop {
+        let writes: Vec<CellWrite> = page.cells.into_iter().map(other_bytes).collect();
+        let write = rig.store.write_cells(&partition, &writes);
+        let Some(after) = page.next else {
+            return write.await.unwrap();
+        };
+        let (written, next) = tokio::join!(write, read(Some(after)));
+        written.unwrap();
+        page = next;
+    }
+}
+
+/// Other bytes of the same size; twice is the same bytes again. SQLite skips
+/// writing identical bytes, so every byte behind the header changes.
+fn other_bytes(mut stored: StoredCell) -> CellWrite {
+    for byte in &mut stored.cell[26..] {
+        *byte ^= 0x5a;
+    }
+    CellWrite {
+        record: stored.record,
+        cell: stored.cell,
+        write_time: WriteTime(stored.write_time.0 + 1),
+        ttl_s: 0,
     }
 }
 

@@ -9,7 +9,7 @@
 
 /// The points, in the order in which a job comes to them. Each stands before or
 /// after a durable step.
-pub const POINTS: [&str; 22] = [
+pub const POINTS: [&str; 21] = [
     "intake_before_record",
     "intake_before_delete",
     "job_after_claim",
@@ -23,7 +23,6 @@ pub const POINTS: [&str; 22] = [
     "key_after_generate",
     "key_after_insert",
     "cells_before_write",
-    "cells_half_written",
     "cells_after_write",
     "quarantine_before_checkpoint",
     "checkpoint_before",

@@ -65,39 +65,19 @@ impl Batch {
 }
 
 async fn write_page(task: &TaskRun, page: SealedPage) -> Result<Tally, TaskError> {
-    let limits = &task.shared.limits;
     let mut tally = page.tally;
     let partition = page.view.partition(tally.slice.id.hour);
-    let whole = Batch {
+    // The page was read no larger than a batch may be.
+    let batch = Batch {
         view: page.view,
         read_at: page.read_at,
         answered_at: page.answered_at,
         epoch: page.epoch,
-        cells: Vec::new(),
+        cells: page.cells,
     };
-    let mut cells = page.cells.into_iter().peekable();
-    let mut first = true;
-    while cells.peek().is_some() {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while let Some(cell) = cells.peek() {
-            let fits =
-                batch.len() < limits.batch_rows && bytes + cell.cell.len() <= limits.batch_bytes;
-            if !batch.is_empty() && !fits {
-                break;
-            }
-            bytes += cell.cell.len();
-            batch.extend(cells.next());
-        }
-        killpoint::reach(if first {
-            "cells_before_write"
-        } else {
-            "cells_half_written"
-        });
-        first = false;
-        write_batch(task, &mut tally, &partition, whole.with(batch)).await?;
-        killpoint::reach("cells_after_write");
-    }
+    killpoint::reach("cells_before_write");
+    write_batch(task, &mut tally, &partition, batch).await?;
+    killpoint::reach("cells_after_write");
     Ok(tally)
 }
 

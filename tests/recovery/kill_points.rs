@@ -61,9 +61,7 @@ fn scenarios() -> Vec<Scenario> {
             add(mode, point, 1);
         }
     }
-    for point in ["cells_before_write:60", "cells_half_written:2"] {
-        add(Mode::Reencrypt, point, 1);
-    }
+    add(Mode::Reencrypt, "cells_before_write:60", 1);
     all
 }
 

@@ -43,8 +43,8 @@ pub struct Template {
 }
 
 impl Template {
-    /// The recipe's messages, and some so large that a page of them takes
-    /// several batches.
+    /// The recipe's messages, and some so large that their bytes and not their
+    /// number fill a batch.
     pub async fn new() -> Self {
         let rig = Rig::with_timing(&short_waits()).await;
         rig.fill(&recipe()).await;

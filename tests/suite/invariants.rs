@@ -373,7 +373,8 @@ async fn i06_a_zombie_with_an_old_token_writes_no_control_row() {
         .await;
     assert!(matches!(moved, Err(HoldError::Changed(_))));
     let released = zombie.release(|_| {}).await;
-    assert!(matches!(released, Err(HoldError::Changed(_))));
+    let refused = matches!(released, Err(HoldError::Changed(_) | HoldError::Lost(_)));
+    assert!(refused, "{released:?}");
     // And what it learns by reading is that it has lost it.
     assert!(matches!(zombie.reload().await, Err(HoldError::Lost(_))));
     let after = seen().await;
@@ -400,7 +401,10 @@ async fn i07_no_checkpoint_passes_a_slice_whose_write_was_not_acknowledged() {
         match event {
             Event::WriteDone(partition) if partition == slow_partition => break,
             Event::Control(ControlTable::Tasks, body) => {
-                let row: TaskRow = serde_json::from_str(&body).unwrap();
+                // Not a task: the row that says whose job it is.
+                let Ok(row) = serde_json::from_str::<TaskRow>(&body) else {
+                    continue;
+                };
                 if let Some(at) = row.checkpoint {
                     assert!(at.slice <= slow, "{} is past {slow}", at.slice);
                     held_back += 1;
@@ -552,7 +556,13 @@ async fn i16_every_kms_call_and_every_transition_is_in_the_audit_log() {
                 && line["to"] == step.to.as_str()
                 && line["job_id"] == job.request.job_id.to_string()
         };
-        assert_eq!(lines.iter().filter(is_it).count(), 1, "{step:?}");
+        // Said before it was done, and after.
+        let phases: Vec<String> = lines
+            .iter()
+            .filter(is_it)
+            .map(|line| word(line, "phase"))
+            .collect();
+        assert_eq!(phases, ["intent", "result"], "{step:?}");
     }
     let known: Vec<audit::Head> = job
         .streams
