@@ -231,7 +231,7 @@ fn other_bytes(mut stored: StoredCell) -> CellWrite {
     }
     CellWrite {
         record: stored.record,
-        cell: stored.cell,
+        cell: stored.cell.into(),
         write_time: WriteTime(stored.write_time.0 + 1),
         ttl_s: 0,
     }

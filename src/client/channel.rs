@@ -302,7 +302,7 @@ impl Channel {
             let to = place(&view, hour);
             let write = [CellWrite {
                 record: record.clone(),
-                cell,
+                cell: cell.into(),
                 write_time: at,
                 ttl_s,
             }];

@@ -158,6 +158,21 @@ pub fn seal(
 /// Those of [`Header::parse`]; `PlaintextTooLarge`, `KeyIdMismatch`;
 /// `TagMismatch` for every other reason, and no plaintext leaves then.
 pub fn open(key: &CellKey, locus: &Locus<'_>, cell: &[u8]) -> Result<Plaintext, CellError> {
+    let mut scratch = Scratch::default();
+    open_into(key, locus, cell, &mut scratch)?;
+    Ok(Plaintext(scratch.0))
+}
+
+/// As [`open`], into room that is used again.
+///
+/// # Errors
+/// Those of [`open`]; the room then holds nothing that may be used.
+pub fn open_into<'s>(
+    key: &CellKey,
+    locus: &Locus<'_>,
+    cell: &[u8],
+    scratch: &'s mut Scratch,
+) -> Result<&'s [u8], CellError> {
     let header = Header::parse(cell)?;
     let bytes = cell.len() - OVERHEAD_BYTES;
     if bytes > MAX_PLAINTEXT_BYTES {
@@ -176,13 +191,37 @@ pub fn open(key: &CellKey, locus: &Locus<'_>, cell: &[u8]) -> Result<Plaintext, 
     let (Ok(nonce), Ok(tag)) = (Nonce::try_from(nonce), Tag::try_from(tag)) else {
         return Err(CellError::CellTooShort { bytes: cell.len() });
     };
-    let mut text = Zeroizing::new(ciphertext.to_vec());
+    let text = scratch.hold(ciphertext);
     with_aad(key, header, locus, |aad| {
         key.cipher()
-            .decrypt_inout_detached(&nonce, aad, text.as_mut_slice().into(), &tag)
+            .decrypt_inout_detached(&nonce, aad, text.into(), &tag)
     })
     .map_err(|_| CellError::TagMismatch)?;
-    Ok(Plaintext(text))
+    Ok(scratch.text())
+}
+
+/// Room for one plaintext after the other. Who opens many cells keeps one: the
+/// room is wiped when it is dropped and not for each cell.
+#[derive(Default)]
+pub struct Scratch(Zeroizing<Vec<u8>>);
+
+impl Scratch {
+    /// Puts bytes in the place of what was held.
+    fn hold(&mut self, bytes: &[u8]) -> &mut [u8] {
+        if self.0.capacity() < bytes.len() {
+            // Not grown: that would free the old room without wiping it.
+            self.0 = Zeroizing::new(Vec::with_capacity(bytes.len().next_power_of_two()));
+        }
+        // Longer than what comes, the rest of the last text would stay readable
+        // to nobody but this process; it is wiped at the end with all else.
+        self.0.clear();
+        self.0.extend_from_slice(bytes);
+        &mut self.0
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 fn belongs(locus: &Locus<'_>, scope: &Scope) -> bool {

@@ -475,7 +475,7 @@ impl Loader {
             report.bytes += text.len() as u64;
             writes.push(CellWrite {
                 record: message.record.clone(),
-                cell: sealed,
+                cell: sealed.into(),
                 write_time: message.write_time,
                 ttl_s,
             });

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::crypto::{CellError, CellKey, NonceSource, Plaintext, cell};
+use crate::crypto::cell::{self, Scratch};
+use crate::crypto::{CellError, CellKey, NonceSource};
 use crate::epoch::Epoch;
 use crate::killpoint;
 use crate::pipeline::crossing::cross;
@@ -31,29 +32,24 @@ fn one_page(task: &TaskRun, openable: OpenablePage) -> SealedPage {
     if let Some((seal_key, epoch)) = &seal {
         // Seeded from the operating system for each page.
         let mut nonces = NonceSource::new();
+        let (mut opened, mut checked) = (Scratch::default(), Scratch::default());
         for (old, key) in page.cells.into_iter().zip(&keys) {
             let locus = Locus::Message {
                 org: &task.org,
                 channel: &page.view.channel,
                 record: &old.record,
             };
-            let made = cell::open(key, &locus, &old.cell).and_then(|plaintext| {
-                let new = cell::seal(
-                    seal_key,
-                    *epoch,
-                    old.header.expiry,
-                    &nonces.next(),
-                    &locus,
-                    plaintext.as_bytes(),
-                )?;
-                compared(seal_key, &locus, new, &plaintext)
+            let expiry = old.header.expiry;
+            let made = cell::open_into(key, &locus, &old.cell, &mut opened).and_then(|text| {
+                let new = cell::seal(seal_key, *epoch, expiry, &nonces.next(), &locus, text)?;
+                compared(seal_key, &locus, new, text, &mut checked)
             });
             match made {
                 Ok(new) => cells.push(NewCell {
                     record: old.record,
-                    cell: new,
+                    cell: new.into(),
                     write_time: old.write_time,
-                    expiry: old.header.expiry.map(|h| (h, old.header.epoch, old.ttl_s)),
+                    expiry: expiry.map(|h| (h, old.header.epoch, old.ttl_s)),
                     replaces: old.header,
                 }),
                 Err(error) => tally.quarantine(old.record, old.write_time, error.code()),
@@ -76,10 +72,10 @@ fn compared(
     key: &CellKey,
     locus: &Locus<'_>,
     new: Vec<u8>,
-    plaintext: &Plaintext,
+    text: &[u8],
+    scratch: &mut Scratch,
 ) -> Result<Vec<u8>, CellError> {
-    let back = cell::open(key, locus, &new)?;
-    if back.as_bytes() == plaintext.as_bytes() {
+    if cell::open_into(key, locus, &new, scratch)? == text {
         Ok(new)
     } else {
         Err(CellError::TagMismatch)
@@ -114,17 +110,15 @@ mod tests {
         let mut nonces = NonceSource::new();
         let mut seal =
             |text: &[u8]| cell::seal(&key, epoch, None, &nonces.next(), &locus, text).unwrap();
-        let plaintext = Plaintext::new(b"a message".to_vec());
+        let mut scratch = Scratch::default();
+        let mut compare = |cell| compared(&key, &locus, cell, b"a message", &mut scratch);
         let good = seal(b"a message");
-        assert!(compared(&key, &locus, good.clone(), &plaintext).is_ok());
-        assert!(compared(&key, &locus, seal(b"b message"), &plaintext).is_err());
+        assert!(compare(good.clone()).is_ok());
+        assert!(compare(seal(b"b message")).is_err());
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                compared(&key, &locus, bad, &plaintext).is_err(),
-                "bit {bit}"
-            );
+            assert!(compare(bad).is_err(), "bit {bit}");
         }
     }
 }

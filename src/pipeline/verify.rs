@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::crypto::cell;
+use crate::crypto::cell::{self, Scratch};
 use crate::pipeline::crossing::cross;
 use crate::pipeline::work::{OpenablePage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
@@ -23,13 +23,14 @@ pub(super) async fn run(
 fn one_page(task: &TaskRun, openable: OpenablePage) -> Tally {
     let OpenablePage { page, keys, .. } = openable;
     let mut tally = page.tally;
+    let mut scratch = Scratch::default();
     for (stored, key) in page.cells.into_iter().zip(&keys) {
         let locus = Locus::Message {
             org: &task.org,
             channel: &page.view.channel,
             record: &stored.record,
         };
-        match cell::open(key, &locus, &stored.cell) {
+        match cell::open_into(key, &locus, &stored.cell, &mut scratch) {
             Ok(_) => tally.counts.current += 1,
             Err(error) => tally.quarantine(stored.record, stored.write_time, error.code()),
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::{BootTime, WallTime, WriteTime};
@@ -147,7 +148,7 @@ pub struct NewCell {
     /// The record.
     pub record: RecordId,
     /// The blob.
-    pub cell: Vec<u8>,
+    pub cell: Bytes,
     /// Its write time.
     pub write_time: WriteTime,
     /// Expiry in the header, and the epoch and TTL that were read.

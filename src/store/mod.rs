@@ -14,6 +14,7 @@ pub mod sqlite;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::WriteTime;
@@ -84,8 +85,9 @@ pub enum Consistency {
 pub struct CellWrite {
     /// The record.
     pub record: RecordId,
-    /// The blob.
-    pub cell: Vec<u8>,
+    /// The blob. Shared, so that a batch that may have to be sent again costs no
+    /// copy.
+    pub cell: Bytes,
     /// The write time to give it. The worker gives the one it read (I2).
     pub write_time: WriteTime,
     /// Seconds to live, counted by the store from when it gets the statement;

@@ -145,7 +145,7 @@ async fn spoil(rig: &Rig, (channel, hour): &(ChannelId, Hour)) {
     cell.cell[4] = 99;
     let write = CellWrite {
         record,
-        cell: cell.cell,
+        cell: cell.cell.into(),
         write_time: WriteTime(cell.write_time.0 + 1),
         ttl_s: 0,
     };

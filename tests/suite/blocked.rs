@@ -109,7 +109,7 @@ async fn i13_a_damaged_cell_is_left_listed_and_in_the_verdict() {
     *damaged.last_mut().unwrap() ^= 1;
     let write = CellWrite {
         record: victim.record.clone(),
-        cell: damaged.clone(),
+        cell: damaged.clone().into(),
         write_time: WriteTime(victim.write_time.0 + 1),
         ttl_s: 0,
     };

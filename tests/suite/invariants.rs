@@ -429,7 +429,7 @@ async fn i08_a_late_write_under_the_old_epoch_is_found_before_the_verdict() {
     let (slice, (cells, _)) = before.iter().nth(2).unwrap();
     let late = CellWrite {
         record: cells[3].record.clone(),
-        cell: cells[3].cell.clone(),
+        cell: cells[3].cell.clone().into(),
         write_time: WriteTime(cells[3].write_time.0 + 1),
         ttl_s: 0,
     };

@@ -201,7 +201,7 @@ impl Rig {
                 .unwrap();
                 writes.push(CellWrite {
                     record: message.record.clone(),
-                    cell: sealed,
+                    cell: sealed.into(),
                     write_time: message.write_time,
                     ttl_s: at.map_or(0, |at| {
                         expiry::store_ttl(at, desired.cell_epoch, None, now).unwrap()

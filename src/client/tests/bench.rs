@@ -416,7 +416,7 @@ impl Bench {
         let view = self.registry.view(&org(), &channel).await.unwrap();
         let write = CellWrite {
             record: record.clone(),
-            cell: cell.cell.clone(),
+            cell: cell.cell.clone().into(),
             write_time: WriteTime(cell.write_time.0 + 1),
             ttl_s: 0,
         };

@@ -241,7 +241,7 @@ async fn a_vanished_message_is_absent_even_where_its_key_is_revoked() {
         .unwrap();
     let write = CellWrite {
         record: r.clone(),
-        cell: stored.cell,
+        cell: stored.cell.into(),
         write_time: WriteTime(stored.write_time.0 + 1),
         ttl_s: 100_000,
     };

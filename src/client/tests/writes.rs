@@ -214,7 +214,7 @@ async fn an_edit_is_above_what_it_read_whatever_the_clock_says() {
         .unwrap();
     let write = CellWrite {
         record: r.clone(),
-        cell: stored.cell,
+        cell: stored.cell.into(),
         write_time: ahead,
         ttl_s: 0,
     };

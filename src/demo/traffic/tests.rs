@@ -150,13 +150,13 @@ async fn traffic_keeps_its_promises_and_a_saboteur_is_caught() {
     let writes = [
         CellWrite {
             record: torn.record.clone(),
-            cell: cell.cell.clone(),
+            cell: cell.cell.clone().into(),
             write_time: far,
             ttl_s: 0,
         },
         CellWrite {
             record: moved.record.clone(),
-            cell: cell.cell.clone(),
+            cell: cell.cell.clone().into(),
             write_time: later,
             ttl_s: 0,
         },

@@ -143,7 +143,7 @@ fn record(bytes: &[u8]) -> RecordId {
 fn cell_write(id: &[u8], at: i64, ttl_s: u32, cell: &[u8]) -> CellWrite {
     CellWrite {
         record: record(id),
-        cell: cell.to_vec(),
+        cell: bytes::Bytes::copy_from_slice(cell),
         write_time: WriteTime(at),
         ttl_s,
     }

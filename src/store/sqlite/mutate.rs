@@ -331,7 +331,7 @@ fn put_cells(
             kind,
             expiry_s,
             write.ttl_s,
-            write.cell
+            write.cell.as_ref()
         ])
         .map_err(errors::of)?;
     }

@@ -38,7 +38,7 @@ fn record(n: u32) -> RecordId {
 fn write(n: u32, at: i64, ttl_s: u32) -> CellWrite {
     CellWrite {
         record: record(n),
-        cell: vec![n as u8; 20],
+        cell: vec![n as u8; 20].into(),
         write_time: WriteTime(at),
         ttl_s,
     }

@@ -232,7 +232,7 @@ mod tests {
             },
             writes: vec![CellWrite {
                 record: RecordId::new([id]).unwrap(),
-                cell: vec![id; bytes],
+                cell: vec![id; bytes].into(),
                 write_time: WriteTime(1),
                 ttl_s: 0,
             }],

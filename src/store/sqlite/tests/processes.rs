@@ -131,7 +131,7 @@ async fn work(part: u32, folder: &Path) {
     for step in 0..steps {
         let cell = CellWrite {
             record: id(part, step),
-            cell: vec![1; 600],
+            cell: vec![1; 600].into(),
             write_time: WriteTime(1),
             ttl_s: 0,
         };
