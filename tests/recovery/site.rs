@@ -334,7 +334,7 @@ async fn damage(rig: &Rig, slice: SliceId, record: &RecordId) -> (SliceId, Store
     cell.write_time = WriteTime(cell.write_time.0 + 1);
     let write = CellWrite {
         record: cell.record.clone(),
-        cell: cell.cell.clone(),
+        cell: cell.cell.clone().into(),
         write_time: cell.write_time,
         ttl_s: 0,
     };
