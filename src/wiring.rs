@@ -232,7 +232,7 @@ pub async fn worker_on(
     let w = &config.worker;
     let limits = Limits {
         slices: w.slices_in_flight,
-        bytes: w.bytes_in_flight,
+        task_bytes: w.bytes_in_flight / w.tasks_in_flight.max(1),
         kms: w.kms_in_flight,
         page_rows: w.page_rows,
         page_bytes: w.page_bytes,
@@ -247,7 +247,6 @@ pub async fn worker_on(
         audit: audit.clone(),
         clock: clock.clone(),
         timing,
-        room: Shared::room_for(&limits),
         limits,
         parking: Parking::new(clock.clone()),
         compute: compute(w.rayon_threads)?,

@@ -16,6 +16,8 @@ pub enum Verdict {
     MayBeDisabled {
         /// The old CMK.
         old: CmkArn,
+        /// CMKs that cancelled jobs before this one led away from.
+        also: Vec<CmkArn>,
         /// Replicas of a multi-Region key.
         replicas: Vec<CmkArn>,
     },
@@ -51,13 +53,21 @@ impl std::fmt::Display for Verdict {
                     "{old} is no longer needed by live data; disable it after {after}"
                 )
             }
-            Verdict::MayBeDisabled { old, replicas } => {
+            Verdict::MayBeDisabled {
+                old,
+                also,
+                replicas,
+            } => {
                 write!(
                     f,
                     "no live cell or key needs {old}: it may be disabled. \
                      Backups older than this still need it; disable it and watch \
                      before you schedule its deletion"
                 )?;
+                if !also.is_empty() {
+                    let list: Vec<&str> = also.iter().map(CmkArn::as_str).collect();
+                    write!(f, ". The same holds for {}", list.join(", "))?;
+                }
                 if !replicas.is_empty() {
                     let list: Vec<&str> = replicas.iter().map(CmkArn::as_str).collect();
                     write!(f, ". It has replicas: {}", list.join(", "))?;

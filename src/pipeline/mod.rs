@@ -56,8 +56,9 @@ use crate::store::{SharedStore, StoreError};
 pub struct Limits {
     /// Slices of one task.
     pub slices: usize,
-    /// Bytes of cells, all tasks together.
-    pub bytes: usize,
+    /// Bytes of cells of one task. A share each, so that pages which wait for the
+    /// KMS of one organization do not take the room of another's.
+    pub task_bytes: usize,
     /// Pages of one task that wait for the KMS.
     pub kms: usize,
     /// Pages of one task that are being written.
@@ -78,7 +79,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             slices: 64,
-            bytes: 32 << 20,
+            task_bytes: 8 << 20,
             kms: 128,
             writes: 64,
             page_rows: 400,
@@ -110,18 +111,16 @@ pub struct Shared {
     pub timing: Timing,
     /// How much may be in flight.
     pub limits: Limits,
-    /// Room in memory, in units of 1 KiB.
-    pub room: Arc<Semaphore>,
     /// CMKs that cannot be used now.
     pub parking: Parking,
     /// The compute threads.
     pub compute: Arc<rayon::ThreadPool>,
 }
 
-impl Shared {
-    /// Room for `limits.bytes`.
-    pub fn room_for(limits: &Limits) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new((limits.bytes / 1024).max(1)))
+impl Limits {
+    /// Room for the cells of one task.
+    pub fn room(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new((self.task_bytes / 1024).max(1)))
     }
 }
 
@@ -152,6 +151,8 @@ pub struct TaskRun {
     pub task_id: String,
     /// The fencing token of this claim.
     pub token: u64,
+    /// Room in memory, in units of 1 KiB.
+    pub room: Arc<Semaphore>,
     /// The task's row, held.
     pub hold: Arc<TaskHold>,
     /// The CMKs that may be used, read again when one is missing.

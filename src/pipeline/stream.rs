@@ -83,12 +83,12 @@ async fn read_slice(
         }
         // Room for a full page is taken before it is read; what it does not use
         // is given back at once. So memory stays bounded whatever comes.
-        let page_kib = limits
-            .page_bytes
+        let page_kib = limit
+            .bytes
             .div_ceil(1024)
-            .min(limits.bytes / 1024)
+            .min(limits.task_bytes / 1024)
             .max(1);
-        let mut room = shared
+        let mut room = task
             .room
             .clone()
             .acquire_many_owned(page_kib as u32)

@@ -204,6 +204,7 @@ async fn run_task(
         rewrite_round: job.rewrite_round,
         task_id: task_id.clone(),
         token,
+        room: shared.limits.room(),
         hold: hold.clone(),
         stop: stopped,
     });

@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use crate::audit::{Record, RecordType, StreamRef};
 use crate::clock::WallTime;
+use crate::ids::CmkArn;
 use crate::job::{
     Activated, Counts, Effort, HoldError, JobHold, JobRow, JobState, Pass, Round, TaskRow,
     TaskState, Verdict, Versioned, note_stream,
@@ -346,7 +347,10 @@ impl Driver<'_> {
         }
         let verdict = match lapsed {
             Some(lapsed) => lapsed,
-            None => self.last_words(job, old).await?,
+            None => {
+                let also = self.free_earlier(job, &old).await?;
+                self.last_words(job, old, also).await?
+            }
         };
         self.note_scan(job, "verdict", &sum.counts);
         tracing::info!(%verdict, "verdict");
@@ -358,12 +362,44 @@ impl Driver<'_> {
         .await
     }
 
+    /// CMKs that earlier jobs led away from without coming to their end (they
+    /// were cancelled): the scans of this job have shown that nothing is below
+    /// its epoch, so nothing is under them either. They too are no targets now.
+    async fn free_earlier(&self, job: &JobRow, old: &CmkArn) -> Result<Vec<CmkArn>, WorkerError> {
+        let registry = &self.worker.shared.registry;
+        let org = &job.request.org;
+        let own = job.activated.as_ref().map(|activated| activated.epoch);
+        let all = registry.activations(org).await?;
+        let list = registry.allow_list(org).await?;
+        let is_newer = |cmk: &CmkArn| {
+            all.iter()
+                .any(|other| Some(other.epoch) >= own && other.to_cmk == *cmk)
+        };
+        let earlier: std::collections::BTreeSet<CmkArn> = all
+            .iter()
+            .filter(|other| Some(other.epoch) < own)
+            .map(|other| other.from_cmk.clone())
+            .filter(|cmk| cmk != old && list.may_target(cmk) && !is_newer(cmk))
+            .collect();
+        let mut freed = Vec::new();
+        for cmk in earlier {
+            if registry.make_source_only(org, &cmk).await? {
+                let mut record = Record::registry(org, "source_only", None, &self.why(job));
+                record.cmk = Some(cmk.clone());
+                self.worker.shared.audit.record(record);
+                freed.push(cmk);
+            }
+        }
+        Ok(freed)
+    }
+
     /// The good verdict, with the replicas that the old CMK has. A CMK that can
     /// no longer be asked is none the less not needed.
     async fn last_words(
         &self,
         job: &JobRow,
-        old: crate::ids::CmkArn,
+        old: CmkArn,
+        also: Vec<CmkArn>,
     ) -> Result<Verdict, WorkerError> {
         let kms = &self.worker.shared.kms;
         let replicas = match kms.describe(&old, &job.request.org, &self.why(job)).await {
@@ -373,7 +409,11 @@ impl Driver<'_> {
                 Vec::new()
             }
         };
-        Ok(Verdict::MayBeDisabled { old, replicas })
+        Ok(Verdict::MayBeDisabled {
+            old,
+            also,
+            replicas,
+        })
     }
 
     /// A later job may have made the old CMK active again. It counts for ever,
@@ -560,7 +600,7 @@ impl Driver<'_> {
     }
 }
 
-fn old_cmk(job: &JobRow) -> crate::ids::CmkArn {
+fn old_cmk(job: &JobRow) -> CmkArn {
     match (&job.activated, &job.request.from_cmk) {
         (Some(activated), _) => activated.from_cmk.clone(),
         (None, Some(from)) => from.clone(),
