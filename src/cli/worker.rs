@@ -39,14 +39,16 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
 
 async fn work(context: &Context) -> Result<Exit, Failure> {
     let config = context.config();
+    // First of all: who asks a worker to stop while it starts gets an orderly
+    // end too.
+    let on = |kind| signal(kind).map_err(|e| report::system("cannot listen for signals", e));
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
     telemetry::metrics::serve(config.metrics.listen)
         .map_err(|e| report::system("cannot serve the metrics", e))?;
     let parts = wiring::worker(config, &context.clock).await?;
     let grace = Duration::from_millis(parts.worker.shared.timing.grace_ms);
     let (ask, stop) = watch::channel(false);
-    let on = |kind| signal(kind).map_err(|e| report::system("cannot listen for signals", e));
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut interrupt = on(SignalKind::interrupt())?;
     let name = &parts.worker.name.worker;
     let programs = json!({
         "worker": name, "data_dir": config.data_dir, "audit": parts.audit.path(),

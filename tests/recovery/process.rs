@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -67,8 +68,20 @@ impl Process {
         status.signal() == Some(Signal::KILL.as_raw())
     }
 
+    /// Waits until it listens for signals; before that any process dies of one.
+    async fn works(&self) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
+            while !log().contains(" works on ") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        waited.await.expect("the worker starts");
+    }
+
     /// Asks it to stop and sees that it ends well.
     pub async fn stop(mut self) {
+        self.works().await;
         self.signal(Signal::TERM);
         let ended = tokio::time::timeout(PATIENCE, self.child.wait())
             .await
