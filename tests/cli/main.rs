@@ -360,6 +360,11 @@ fn each_kind_of_failure_has_its_exit_code() {
     assert_eq!(error["error"]["code"], "not_found");
     assert_eq!(error["error"]["exit"], NOT_FOUND);
     assert!(error["error"]["help"].is_string());
+    let shown = b.run(USAGE, &["--output", "json", "stats"]);
+    let error: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(error["error"]["exit"], USAGE);
+    let said = error["error"]["message"].as_str().unwrap();
+    assert!(said.starts_with("unrecognized subcommand"), "{said}");
 }
 
 #[test]
