@@ -63,7 +63,11 @@ async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, F
     let book = context.book()?;
     let registry = context.registry()?;
     let orgs = match &arguments.org {
-        Some(org) => vec![org.clone()],
+        Some(org) => {
+            // A name that nobody entered is a slip, not an empty list.
+            registry.org(org).await?;
+            vec![org.clone()]
+        }
         None => book.orgs().await?,
     };
     let mut jobs = Vec::new();
