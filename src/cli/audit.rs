@@ -35,6 +35,7 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
             };
             let what = format!("cannot read the audit log at {}: {error}", path.display());
             Failure::new(exit, what)
+                .help("name a directory or a file; `audit.dir` is looked at if none is named")
         })
     };
     // Twice: the heads that records name are held against the streams.

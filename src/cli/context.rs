@@ -8,11 +8,11 @@ use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Loaded};
 use crate::ids::JobId;
-use crate::job::{JobBook, JobRow, Versioned};
+use crate::job::{JobBook, JobRow, JobState, Verdict, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
 use crate::queue::SharedQueue;
-use crate::registry::Registry;
+use crate::registry::{ActivationRow, Registry};
 use crate::store::SharedStore;
 use crate::wiring;
 
@@ -119,6 +119,26 @@ pub(super) fn who() -> String {
         }
         _ => OPERATOR.to_owned(),
     }
+}
+
+/// A verdict holds until a later job makes the old CMK active again, whatever
+/// became of that job. From then on the row says so in place of what its end
+/// said. `activations` are those of the job's organization.
+pub(super) fn lapse(job: &mut JobRow, activations: &[ActivationRow]) -> bool {
+    let Some(own) = &job.activated else {
+        return false;
+    };
+    let lapsed = job.state == JobState::Drained
+        && activations
+            .iter()
+            .any(|later| later.epoch > own.epoch && later.to_cmk == own.from_cmk);
+    if lapsed {
+        let old = own.from_cmk.clone();
+        let verdict = Verdict::Lapsed { old }.to_string();
+        job.why.clone_from(&verdict);
+        job.verdict = Some(verdict);
+    }
+    lapsed
 }
 
 /// A job that must be there.

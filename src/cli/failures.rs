@@ -25,7 +25,9 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     context.run(async {
         let book = context.book()?;
         let id = arguments.job;
-        let job = context::job(&book, id).await?.row;
+        let mut job = context::job(&book, id).await?.row;
+        let activations = context.registry()?.activations(&job.request.org).await?;
+        context::lapse(&mut job, &activations);
         let tasks = match job.round {
             Some(round) => book.tasks(id, round.number).await?,
             None => Vec::new(),

@@ -133,7 +133,7 @@ async fn slack_export(context: &Context, arguments: &SlackExport) -> Result<Exit
     // What is durable stays done, whatever happened after it.
     keep(&kept, &last)?;
     let loaded = loaded.map_err(|failure| {
-        failure.or_help("what was written stays; the same command goes on where it stopped")
+        failure.or_help("what was written stays; when the cause is gone, the same command goes on where it stopped")
     })?;
     let read = reader
         .await

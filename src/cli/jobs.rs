@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cli::context::Context;
+use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
@@ -61,13 +61,24 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
 
 async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, Failure> {
     let book = context.book()?;
+    let registry = context.registry()?;
     let orgs = match &arguments.org {
-        Some(org) => vec![org.clone()],
+        Some(org) => {
+            // A name that nobody entered is a slip, not an empty list.
+            registry.org(org).await?;
+            vec![org.clone()]
+        }
         None => book.orgs().await?,
     };
     let mut jobs = Vec::new();
     for org in orgs {
-        jobs.extend(book.jobs(&org).await?.into_iter().map(|job| job.row));
+        let of_org = book.jobs(&org).await?;
+        let activations = registry.activations(&org).await?;
+        jobs.extend(of_org.into_iter().map(|job| {
+            let mut row = job.row;
+            context::lapse(&mut row, &activations);
+            row
+        }));
     }
     jobs.retain(|job| arguments.all || !job.state.is_final());
     jobs.sort_by_key(|job| (job.recorded_ms, job.request.job_id));

@@ -157,7 +157,10 @@ impl Arguments {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     crate::telemetry::quiet_panics();
     report::set_up();
     let out = Out::new(arguments.output);
@@ -169,6 +172,22 @@ pub fn main() -> ExitCode {
         Err(failure) => failure.show(out.is_json()),
     }
     .into()
+}
+
+/// Ends a command line that is not valid, or asks for help. Whether it asks for
+/// JSON has to be seen from its words.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    let json = words.iter().any(|word| word == "--output=json")
+        || words
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json");
+    if !json || !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let what = text.trim().trim_start_matches("error: ");
+    Failure::new(Exit::Usage, what).show(json).into()
 }
 
 #[cfg(test)]

@@ -83,13 +83,14 @@ async fn enter(
 ) -> Result<Exit, Failure> {
     let registry = context.registry()?;
     // Asked before the KMS is: a command that cannot succeed makes no call.
-    match (registry.org(org).await, entry) {
+    let active = match (registry.org(org).await, entry) {
         (Ok(_), Entry::Org) => {
             return Err(crate::registry::RegistryError::OrgExists(org.clone()).into());
         }
-        (Err(crate::registry::RegistryError::UnknownOrg(_)), Entry::Org) | (Ok(_), Entry::Cmk) => {}
+        (Err(crate::registry::RegistryError::UnknownOrg(_)), Entry::Org) => false,
+        (Ok(row), Entry::Cmk) => row.cmk == *cmk,
         (Err(error), _) => return Err(error.into()),
-    }
+    };
     let audit = context.audit(OPERATOR)?;
     let kms = context.kms(OPERATOR, &audit)?;
     let who = who();
@@ -119,6 +120,9 @@ async fn enter(
             "{org} is entered under {cmk}\n\nnext: rekeyd import slack-export DIR --org {org} --workspace <ID>, \
              or let the application write; rekeyd org allow-cmk {org} <ARN> lets a second CMK in"
         ),
+        Entry::Cmk if active => {
+            format!("{cmk} is active for {org} already; its canary is made anew")
+        }
         Entry::Cmk => format!(
             "{cmk} is a target for {org}\n\nnext: rekeyd enqueue rekey --org {org} --to {cmk}"
         ),

@@ -15,6 +15,10 @@ use crate::registry::Timing;
 /// shorter span would jump.
 const WINDOW: Duration = Duration::from_secs(15);
 
+/// A job or task that nobody holds is taken up within a poll or two of the time
+/// it is due. Only after so long is it said that there is no worker.
+const UNCLAIMED_MS: u64 = 5_000;
+
 /// What a job waits for, as a code for programs and in words for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Wait {
@@ -170,7 +174,7 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
                 figures::time(at),
                 figures::span(left)
             ),
-            None => what.to_owned(),
+            None => what.trim_end_matches(',').to_owned(),
         };
         Some(Wait {
             code,
@@ -196,7 +200,10 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
     }
     // Tasks go on without the one who drives the job, so they are asked too.
     let held = tasks.iter().any(|task| !is_free(task, now.unix_ms()));
-    if is_free(job, now.unix_ms()) && !held {
+    // A worker gives a job back until there is something to do for it.
+    let due_ms = job.rests_until_ms().unwrap_or(0).max(job.since_ms);
+    let late = now.unix_ms() >= due_ms.saturating_add(UNCLAIMED_MS);
+    if is_free(job, now.unix_ms()) && !held && late {
         return plain(
             "no_worker",
             "no worker drives it; start one with `rekeyd worker`",
@@ -419,6 +426,30 @@ mod tests {
         let line = progress.line(&job);
         assert!(line.ends_with("no worker drives it; start one with `rekeyd worker`"));
         assert_eq!(progress.waits.unwrap().code, "no_worker");
+    }
+
+    #[test]
+    fn a_job_that_rests_needs_nobody() {
+        let timing = Timing::demo();
+        let mut draining = job(JobState::Draining);
+        draining.drain_until_ms = Some(1_030_000);
+        let mut refused = job(JobState::Blocked);
+        refused.retry_ms = Some(1_030_000);
+        for (mut job, code) in [(draining, "draining"), (refused, "blocked")] {
+            job.round = None;
+            job.lease = None;
+            let waits = |ms: i64| {
+                let now = WallTime(ms * 1000);
+                Progress::of(&job, &[], &timing, now).waits.unwrap()
+            };
+            assert_eq!(waits(1_020_000).code, code);
+            assert_eq!(waits(1_034_000).code, code);
+            assert_eq!(waits(1_035_000).code, "no_worker");
+        }
+        let mut settling = job(JobState::Settling);
+        settling.round = None;
+        let over = Progress::of(&settling, &[], &timing, NOW).waits.unwrap();
+        assert_eq!(over.words, "waits for every writer to follow");
     }
 
     #[test]

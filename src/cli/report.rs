@@ -139,8 +139,7 @@ const RUN_INIT: &str =
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Config, error.to_string())
-            .help("docs/configuration.md lists every setting; `rekeyd config check` shows what takes effect")
+        Self::new(Exit::Config, error.to_string()).help("docs/configuration.md lists every setting")
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::context::Context;
+use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
@@ -81,9 +81,10 @@ impl<'a> Status<'a> {
     }
 
     async fn once(&self) -> Result<Exit, Failure> {
-        let Some(job) = self.look().await? else {
+        let Some(mut job) = self.look().await? else {
             return Err(self.not_recorded().await?);
         };
+        self.lapse(&mut job).await?;
         let mut speed = Speed::default();
         let progress = self.progress(&job, &mut speed).await?;
         self.context
@@ -97,6 +98,16 @@ impl<'a> Status<'a> {
     async fn look(&self) -> Result<Option<JobRow>, Failure> {
         let found = self.book.find(self.arguments.job).await?;
         Ok(found.map(|job| job.row))
+    }
+
+    /// Puts the verdict right that a later job has made untrue, and tells
+    /// whether there is such a job.
+    async fn lapse(&self, job: &mut JobRow) -> Result<bool, Failure> {
+        if job.state != JobState::Drained {
+            return Ok(false);
+        }
+        let activations = self.registry.activations(&job.request.org).await?;
+        Ok(context::lapse(job, &activations))
     }
 
     /// Why there is no such job: its message was refused, or is not taken yet.
@@ -143,7 +154,11 @@ impl<'a> Status<'a> {
         let timeout = self.arguments.timeout.map(Duration::from_secs);
         let mut screen = Screen::new(self);
         loop {
-            let job = self.look().await?;
+            let mut job = self.look().await?;
+            let lapsed = match &mut job {
+                Some(job) => self.lapse(job).await?,
+                None => false,
+            };
             if job.is_none() {
                 let why = self.not_recorded().await?;
                 if why.exit == Exit::JobFailed {
@@ -154,7 +169,7 @@ impl<'a> Status<'a> {
             if let Some(job) = &job {
                 screen.show(job).await?;
                 if self.is_over(job) {
-                    return self.end(job, screen).await;
+                    return self.end(job, lapsed, screen).await;
                 }
             }
             if timeout.is_some_and(|t| clock.boot().since(begun) >= t) {
@@ -185,23 +200,20 @@ impl<'a> Status<'a> {
     }
 
     /// The last words, and the exit code by them.
-    async fn end(&self, job: &JobRow, mut screen: Screen<'_, '_>) -> Result<Exit, Failure> {
+    async fn end(
+        &self,
+        job: &JobRow,
+        lapsed: bool,
+        mut screen: Screen<'_, '_>,
+    ) -> Result<Exit, Failure> {
         screen.end_line()?;
         let progress = self.progress(job, &mut Speed::default()).await?;
         self.context
             .out
             .show(&self.for_programs(job, &progress), || last_words(job))?;
         Ok(match job.state {
-            JobState::Drained => {
-                // A later job may have made the old CMK active again.
-                let active = self.registry.org(&job.request.org).await?.cmk;
-                let lapsed = job.activated.as_ref().is_some_and(|a| a.from_cmk == active);
-                if lapsed {
-                    Exit::MustNotDisable
-                } else {
-                    Exit::Done
-                }
-            }
+            JobState::Drained if lapsed => Exit::MustNotDisable,
+            JobState::Drained => Exit::Done,
             JobState::Failed => Exit::JobFailed,
             JobState::Cancelled => Exit::JobCancelled,
             _ => Exit::MustNotDisable,

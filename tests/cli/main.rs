@@ -208,6 +208,61 @@ fn a_cancelled_job_says_what_it_leaves() {
 }
 
 #[test]
+fn a_verdict_lapses_for_good_when_the_old_cmk_was_active_again() {
+    let b = Bench::new();
+    let (old, new) = b.acme();
+    let third = b.create_key();
+    b.run(DONE, &["org", "allow-cmk", "acme", &third]);
+    let export = sample_export(b.dir());
+    b.run(
+        DONE,
+        &[
+            "import",
+            "slack-export",
+            &export,
+            "--org",
+            "acme",
+            "--workspace",
+            "T1",
+        ],
+    );
+    let worker = b.worker();
+    let first = b.enqueue("acme", &new);
+    b.run(DONE, &["status", &first, "--wait", "--timeout", "60"]);
+
+    // Two jobs that are stopped in the midst: back to the old CMK, and on to a
+    // third. The old one is not active then, and data is under it all the same.
+    b.run(DONE, &["org", "allow-cmk", "acme", &old]);
+    b.run(
+        DONE,
+        &["kms", "deny", "add", "revoked", "--context", "channel=C2"],
+    );
+    for to in [&old, &third] {
+        let job = b.enqueue("acme", to);
+        b.run(
+            MUST_NOT_DISABLE,
+            &["status", &job, "--wait", "--timeout", "60"],
+        );
+        b.run(DONE, &["cancel", &job]);
+        let status = b.json(MUST_NOT_DISABLE, &["status", &first, "--wait"]);
+        let verdict = status["verdict"].as_str().unwrap();
+        assert!(
+            verdict.starts_with(&format!("{old} must not be disabled")),
+            "{verdict}"
+        );
+    }
+    for arguments in [
+        &["status", &first][..],
+        &["failures", &first],
+        &["jobs", "--all"],
+    ] {
+        let shown = b.run(DONE, arguments);
+        assert!(!shown.contains("may be disabled"), "{shown}");
+    }
+    worker.stop();
+}
+
+#[test]
 fn refused_messages_are_told_to_who_waits_for_them() {
     let b = Bench::new();
     b.acme();
@@ -305,6 +360,11 @@ fn each_kind_of_failure_has_its_exit_code() {
     assert_eq!(error["error"]["code"], "not_found");
     assert_eq!(error["error"]["exit"], NOT_FOUND);
     assert!(error["error"]["help"].is_string());
+    let shown = b.run(USAGE, &["--output", "json", "stats"]);
+    let error: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(error["error"]["exit"], USAGE);
+    let said = error["error"]["message"].as_str().unwrap();
+    assert!(said.starts_with("unrecognized subcommand"), "{said}");
 }
 
 #[test]
