@@ -7,7 +7,7 @@ use crate::cli::out::Out;
 use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Loaded};
-use crate::ids::JobId;
+use crate::ids::{CmkArn, JobId};
 use crate::job::{JobBook, JobRow, JobState, Verdict, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
@@ -128,17 +128,25 @@ pub(super) fn lapse(job: &mut JobRow, activations: &[ActivationRow]) -> bool {
     let Some(own) = &job.activated else {
         return false;
     };
-    let lapsed = job.state == JobState::Drained
-        && activations
-            .iter()
-            .any(|later| later.epoch > own.epoch && later.to_cmk == own.from_cmk);
-    if lapsed {
-        let old = own.from_cmk.clone();
-        let verdict = Verdict::Lapsed { old }.to_string();
-        job.why.clone_from(&verdict);
-        job.verdict = Some(verdict);
+    if job.state != JobState::Drained {
+        return false;
     }
-    lapsed
+    let is_active_again = |cmk: &&CmkArn| {
+        activations
+            .iter()
+            .any(|later| later.epoch > own.epoch && later.to_cmk == **cmk)
+    };
+    let old = std::iter::once(&own.from_cmk)
+        .chain(&job.freed)
+        .find(is_active_again)
+        .cloned();
+    let Some(old) = old else {
+        return false;
+    };
+    let verdict = Verdict::Lapsed { old }.to_string();
+    job.why.clone_from(&verdict);
+    job.verdict = Some(verdict);
+    true
 }
 
 /// A job that must be there.

@@ -357,6 +357,7 @@ mod tests {
             streams: Vec::new(),
             blocked_slices: 0,
             verdict: None,
+            freed: Vec::new(),
         }
     }
 

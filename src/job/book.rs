@@ -119,6 +119,7 @@ impl JobBook {
             streams: Vec::new(),
             blocked_slices: 0,
             verdict: None,
+            freed: Vec::new(),
         };
         if !self.take_id(request).await? {
             return Ok(Recorded::Taken);

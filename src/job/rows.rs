@@ -228,6 +228,8 @@ pub struct JobRow {
     pub blocked_slices: u64,
     /// The verdict, once there is one.
     pub verdict: Option<String>,
+    /// CMKs besides its own old one of which the verdict says the same.
+    pub freed: Vec<CmkArn>,
 }
 
 impl JobRow {

@@ -345,11 +345,12 @@ impl Driver<'_> {
             // From here on no job can make it active, so this look is the last.
             lapsed = self.lapsed(job).await?;
         }
+        let mut freed = Vec::new();
         let verdict = match lapsed {
             Some(lapsed) => lapsed,
             None => {
-                let also = self.free_earlier(job, &old).await?;
-                self.last_words(job, old, also).await?
+                freed = self.free_earlier(job, &old).await?;
+                self.last_words(job, old, freed.clone()).await?
             }
         };
         self.note_scan(job, "verdict", &sum.counts);
@@ -357,6 +358,7 @@ impl Driver<'_> {
         self.go(job, JobState::Drained, &verdict.to_string(), |row| {
             row.proof = sum.counts;
             row.verdict = Some(verdict.to_string());
+            row.freed = freed;
             sum.fold_into(row);
         })
         .await

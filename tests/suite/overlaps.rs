@@ -184,12 +184,13 @@ async fn a_cancelled_job_leaves_a_readable_store_and_a_later_job_finishes_it() {
     assert_eq!(row.proof.scanned, rows);
     assert_eq!(only_epoch(&rig).await, 3);
     // The first job never came to say so of its own old key.
-    let verdict = row.verdict.unwrap();
+    let verdict = row.verdict.clone().unwrap();
     let also = format!("The same holds for {}", rig.old);
     assert!(
         verdict.contains(rig.new.as_str()) && verdict.contains(&also),
         "{verdict}"
     );
+    assert_eq!(row.freed, std::slice::from_ref(&rig.old));
     let list = rig.registry.allow_list(&rig.org).await.unwrap();
     assert!(!list.may_target(&rig.old) && !list.may_target(&rig.new));
     let cancelled = rig.book.get(&rig.org, first).await.unwrap().unwrap().row;
