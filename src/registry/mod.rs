@@ -3,14 +3,19 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `authority` | who may ask for what, and the batch that makes it so |
+//! | `error` | why the registry does not do what it is asked |
 //! | `rows` | the rows of an organization's partition |
 //! | `timing` | the waits that workers and clients share |
 //! | `view` | what a reader of the registry knows, and from when |
 
+mod authority;
+mod error;
 mod rows;
 mod timing;
 mod view;
 
+pub use error::{Refusal, RegistryError};
 pub use rows::{
     ACTIVATION_PREFIX, ActivationRow, CHANNEL_PREFIX, CMK_PREFIX, ChannelRow, CmkRole, CmkRow,
     ORG_ROW, OrgRow,
@@ -23,12 +28,8 @@ use serde::de::DeserializeOwned;
 
 use crate::clock::SharedClock;
 use crate::epoch::Epoch;
-use crate::ids::{ChannelId, CmkArn, JobId, OrgId, Place, WorkspaceId};
-use crate::job::Mode;
-use crate::store::{
-    Applied, ControlRow, ControlTable, ControlWrite, Expect, SharedStore, StoreError,
-    StoreErrorClass,
-};
+use crate::ids::{ChannelId, CmkArn, OrgId, Place, WorkspaceId};
+use crate::store::{Applied, ControlRow, ControlTable, ControlWrite, Expect, SharedStore};
 
 /// Partition and id of the timing row.
 const TIMING_PARTITION: &str = "store";
@@ -37,132 +38,6 @@ const TIMING_ROW: &str = "timing";
 /// How often a conditional write is tried again with fresh rows before the
 /// registry is called contended. Each loss means that somebody else's write won.
 const CONTENTION_TRIES: usize = 50;
-
-/// Why the registry did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// There is no such organization.
-    #[error(
-        "organization `{0}` is not in the registry; enter it with `rekeyd org add {0} --cmk <ARN>`"
-    )]
-    UnknownOrg(OrgId),
-    /// The organization stands already.
-    #[error("organization `{0}` is in the registry already; see `rekeyd org show {0}`")]
-    OrgExists(OrgId),
-    /// There is no such channel.
-    #[error("organization `{org}` has no channel `{channel}` in the registry")]
-    UnknownChannel {
-        /// The organization.
-        org: OrgId,
-        /// The channel.
-        channel: ChannelId,
-    },
-    /// The channel stands under another workspace.
-    #[error("channel `{channel}` of `{org}` is in workspace `{has}`, not `{asked}`")]
-    WrongWorkspace {
-        /// The organization.
-        org: OrgId,
-        /// The channel.
-        channel: ChannelId,
-        /// Where the channel is.
-        has: WorkspaceId,
-        /// Where it was said to be.
-        asked: WorkspaceId,
-    },
-    /// The CMK is not on the allow-list as a target.
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    /// The store has no timing row.
-    #[error(
-        "the store has no timing row: it was not set up by `rekeyd`, or its set-up was interrupted; create it again"
-    )]
-    NoTiming,
-    /// The timing row breaks a rule.
-    #[error(transparent)]
-    Timing(#[from] TimingError),
-    /// A row does not parse.
-    #[error(
-        "registry row `{row}` of `{partition}` does not parse ({why}); it was written by another version or by hand"
-    )]
-    Malformed {
-        /// The organization.
-        partition: String,
-        /// The row.
-        row: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The caller no longer drives the job.
-    #[error("job {0} is driven by another worker now")]
-    NotMine(JobId),
-    /// Too many others write the same rows.
-    #[error("the registry of `{0}` is changed by others all the time; try again")]
-    Contended(OrgId),
-}
-
-/// Why a job may not do what it asks for. No KMS call is made to find out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The organization is not known.
-    #[error("unknown_org: organization `{0}` is not in the registry")]
-    UnknownOrg(OrgId),
-    /// The target CMK is not on the allow-list.
-    #[error(
-        "cmk_not_allowed: `{cmk}` is not on the allow-list of `{org}`; an operator enters it with `rekeyd org allow-cmk {org} {cmk}`"
-    )]
-    NotAllowed {
-        /// The organization.
-        org: OrgId,
-        /// The CMK asked for.
-        cmk: CmkArn,
-    },
-    /// The target CMK may only be read from.
-    #[error(
-        "cmk_source_only: `{cmk}` was left by a finished rekey of `{org}` and is no target any more; an operator may enter it again with `rekeyd org allow-cmk {org} {cmk}`"
-    )]
-    SourceOnly {
-        /// The organization.
-        org: OrgId,
-        /// The CMK asked for.
-        cmk: CmkArn,
-    },
-    /// The job names another active CMK than the registry.
-    #[error(
-        "from_mismatch: the job says that `{given}` is active, but `{org}` is under `{active}`"
-    )]
-    FromMismatch {
-        /// The organization.
-        org: OrgId,
-        /// What the job says.
-        given: CmkArn,
-        /// What the registry says.
-        active: CmkArn,
-    },
-    /// The target is the CMK that is active already.
-    #[error("same_cmk: `{org}` is under `{cmk}` already")]
-    SameCmk {
-        /// The organization.
-        org: OrgId,
-        /// The CMK.
-        cmk: CmkArn,
-    },
-    /// A rewrap cannot cross regions.
-    #[error(
-        "rewrap_across_regions: a rewrap stays in one region, and `{from}` and `{to}` are in two; ask for mode reencrypt"
-    )]
-    RewrapAcrossRegions {
-        /// The active CMK.
-        from: CmkArn,
-        /// The target.
-        to: CmkArn,
-    },
-    /// The counter of epochs has come to its end.
-    #[error("epoch_exhausted: `{0}` has used up its epochs")]
-    EpochExhausted(OrgId),
-}
 
 /// The registry of a store.
 #[derive(Clone)]
@@ -433,143 +308,6 @@ impl Registry {
             .collect()
     }
 
-    /// May a job of this organization make this CMK active at all? Asked when a
-    /// message comes in, before anything is recorded. Makes no KMS call (I15).
-    pub async fn authorize_target(&self, org: &OrgId, to: &CmkArn) -> Result<(), RegistryError> {
-        let (_, cmk_row) = self.org_and_cmk(org, to).await?;
-        may_target(org, cmk_row.as_ref(), to)?;
-        Ok(())
-    }
-
-    /// May a rekey do what it asks for, as the organization is now? Asked again
-    /// in the batch that activates it. Makes no KMS call (I15).
-    pub async fn authorize_rekey(
-        &self,
-        org: &OrgId,
-        from: Option<&CmkArn>,
-        to: &CmkArn,
-        mode: Mode,
-    ) -> Result<OrgRow, RegistryError> {
-        let (org_row, cmk_row) = self.org_and_cmk(org, to).await?;
-        may_rekey(org, &org_row, cmk_row.as_ref(), from, to, mode)?;
-        Ok(org_row)
-    }
-
-    async fn org_and_cmk(
-        &self,
-        org: &OrgId,
-        cmk: &CmkArn,
-    ) -> Result<(OrgRow, Option<CmkRow>), RegistryError> {
-        let id = cmk_id(cmk);
-        let rows = self.get(org, &[ORG_ROW, &id]).await?;
-        let Some(org_row) = find(&rows, ORG_ROW) else {
-            return Err(Refusal::UnknownOrg(org.clone()).into());
-        };
-        let cmk_row = find(&rows, &id)
-            .map(|row| parse(org.as_str(), row))
-            .transpose()?;
-        Ok((parse(org.as_str(), org_row)?, cmk_row))
-    }
-
-    /// Activates a rekey: takes the next epoch, makes the target the active CMK
-    /// and records the job's activation, all in one conditional batch. If the
-    /// job was activated before, its activation is returned unchanged.
-    ///
-    /// `still_mine` says whether the caller still drives the job; it is asked
-    /// before each try. A driver that was frozen and wakes up finds that the rows
-    /// have changed, and must not try again with fresh ones: another may have
-    /// refused the job meanwhile.
-    pub async fn activate_rekey(
-        &self,
-        org: &OrgId,
-        job: JobId,
-        from: Option<&CmkArn>,
-        to: &CmkArn,
-        mode: Mode,
-        still_mine: impl Fn() -> bool,
-    ) -> Result<ActivationRow, RegistryError> {
-        let activation_id = format!("{ACTIVATION_PREFIX}{job}");
-        let cmk_id = cmk_id(to);
-        for _ in 0..CONTENTION_TRIES {
-            let rows = self.get(org, &[ORG_ROW, &cmk_id, &activation_id]).await?;
-            if let Some(row) = find(&rows, &activation_id) {
-                return parse(org.as_str(), row);
-            }
-            let Some(old_org) = find(&rows, ORG_ROW) else {
-                return Err(Refusal::UnknownOrg(org.clone()).into());
-            };
-            let mut org_row: OrgRow = parse(org.as_str(), old_org)?;
-            let old_cmk = find(&rows, &cmk_id);
-            let cmk_row: Option<CmkRow> = match old_cmk {
-                Some(row) => Some(parse(org.as_str(), row)?),
-                None => None,
-            };
-            may_rekey(org, &org_row, cmk_row.as_ref(), from, to, mode)?;
-            let (Some(old_cmk), Some(cmk_row)) = (old_cmk, cmk_row) else {
-                // `may_rekey` has refused a CMK without a row.
-                continue;
-            };
-            let epoch = org_row
-                .last_epoch
-                .next()
-                .ok_or_else(|| Refusal::EpochExhausted(org.clone()))?;
-            let activation = ActivationRow {
-                job,
-                epoch,
-                mode,
-                from_cmk: org_row.cmk.clone(),
-                to_cmk: to.clone(),
-                at_ms: self.clock.wall().unix_ms(),
-            };
-            org_row.last_epoch = epoch;
-            org_row.wrap_epoch = epoch;
-            if mode == Mode::Reencrypt {
-                org_row.cell_epoch = epoch;
-            }
-            org_row.cmk = to.clone();
-            // The CMK's row is written back as it is, so that an allow-list
-            // changed at this moment makes the batch fail.
-            if !still_mine() {
-                return Err(RegistryError::NotMine(job));
-            }
-            let writes = [
-                update(old_org, &org_row),
-                insert(&activation_id, &activation),
-                update(old_cmk, &cmk_row),
-            ];
-            if self.apply(org, &writes).await? == Applied::Yes {
-                return Ok(activation);
-            }
-        }
-        Err(RegistryError::Contended(org.clone()))
-    }
-
-    /// Every activation of an organization, in order of job ids. Each names the
-    /// CMK of its epoch (I3).
-    pub async fn activations(&self, org: &OrgId) -> Result<Vec<ActivationRow>, RegistryError> {
-        let mut all = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let rows = self
-                .store
-                .control_list(
-                    ControlTable::Registry,
-                    org.as_str(),
-                    ACTIVATION_PREFIX,
-                    after.as_deref(),
-                    500,
-                )
-                .await?;
-            let Some(last) = rows.last() else {
-                return Ok(all);
-            };
-            after = Some(last.id.clone());
-            for row in &rows {
-                all.push(parse(org.as_str(), row)?);
-            }
-        }
-    }
-
     async fn get(&self, org: &OrgId, ids: &[&str]) -> Result<Vec<ControlRow>, RegistryError> {
         Ok(self
             .store
@@ -583,55 +321,6 @@ impl Registry {
             .control_apply(ControlTable::Registry, org.as_str(), writes)
             .await?)
     }
-}
-
-/// The rules of authority: these two functions and nothing else decide whether
-/// a job may do what its message asks for. Pure.
-fn may_target(org: &OrgId, cmk_row: Option<&CmkRow>, to: &CmkArn) -> Result<(), Refusal> {
-    match cmk_row.map(|row| row.role) {
-        None => Err(Refusal::NotAllowed {
-            org: org.clone(),
-            cmk: to.clone(),
-        }),
-        Some(CmkRole::SourceOnly) => Err(Refusal::SourceOnly {
-            org: org.clone(),
-            cmk: to.clone(),
-        }),
-        Some(CmkRole::Target) => Ok(()),
-    }
-}
-
-fn may_rekey(
-    org: &OrgId,
-    org_row: &OrgRow,
-    cmk_row: Option<&CmkRow>,
-    from: Option<&CmkArn>,
-    to: &CmkArn,
-    mode: Mode,
-) -> Result<(), Refusal> {
-    may_target(org, cmk_row, to)?;
-    if let Some(given) = from
-        && *given != org_row.cmk
-    {
-        return Err(Refusal::FromMismatch {
-            org: org.clone(),
-            given: given.clone(),
-            active: org_row.cmk.clone(),
-        });
-    }
-    if *to == org_row.cmk {
-        return Err(Refusal::SameCmk {
-            org: org.clone(),
-            cmk: to.clone(),
-        });
-    }
-    if mode == Mode::Rewrap && to.region() != org_row.cmk.region() {
-        return Err(Refusal::RewrapAcrossRegions {
-            from: org_row.cmk.clone(),
-            to: to.clone(),
-        });
-    }
-    Ok(())
 }
 
 fn check_workspace(view: ChannelView, asked: &WorkspaceId) -> Result<ChannelView, RegistryError> {
@@ -692,16 +381,5 @@ pub(crate) fn update<T: Serialize>(old: &ControlRow, row: &T) -> ControlWrite {
         id: old.id.clone(),
         expect: Expect::Rev(old.rev),
         body: Some(body(row)),
-    }
-}
-
-impl RegistryError {
-    /// True where the same call may succeed after a wait.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            RegistryError::Store(e) => e.class == StoreErrorClass::Transient,
-            RegistryError::Contended(_) | RegistryError::NotMine(_) => true,
-            _ => false,
-        }
     }
 }
