@@ -1,4 +1,4 @@
-# rekeyd in a container: no root, no shell, a root file system that may be read-only.
+# rekeyd in a container: no root, no shell needed, a root file system that may be read-only.
 #
 #   docker build -t rekeyd .
 #
@@ -15,7 +15,7 @@
 # The stop timeout is longer than a worker's grace time (25 s). Without the
 # memlock limit keys can reach swap; the worker says so when it starts.
 
-FROM docker.io/library/rust:1.95-slim-bookworm AS build
+FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 # The image has a C compiler, which SQLite needs, and nothing is fetched but
 # crates. Dependencies first: they change less often than the source.
@@ -33,10 +33,11 @@ RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --locked --release \
     && mkdir -m 0700 /build/state
 
-# glibc and nothing else: no shell, no package manager. The same Debian as above.
-FROM gcr.io/distroless/cc-debian12:nonroot
+# The same Debian as above, as small as it comes. Of it rekeyd needs glibc only:
+# no shell is started in this container.
+FROM debian:bookworm-slim
 COPY --from=build /build/target/release/rekeyd /usr/local/bin/rekeyd
-# 65532 is `nonroot`. A new volume mounted here takes over owner and mode.
+# A user without a name. A new volume mounted here takes over owner and mode.
 COPY --from=build --chown=65532:65532 /build/state /var/lib/rekeyd
 ENV REKEYD_DATA_DIR=/var/lib/rekeyd REKEYD_LOG__FORMAT=json
 USER 65532:65532
