@@ -22,6 +22,7 @@ use crate::clock::{BootTime, SharedClock};
 use crate::ids::{CmkArn, OrgId};
 use crate::retry::{Decision, RetryPolicy};
 use crate::scope::Scope;
+use crate::telemetry::metrics::KMS_THROTTLED;
 
 /// What a KMS counts calls by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -272,6 +273,7 @@ impl Budgeted {
             let now = self.clock.boot();
             if error.class == (KmsClass::Transient { throttled: true }) {
                 budget.throttled.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!(KMS_THROTTLED).increment(1);
                 budget.pace(|pace| pace.throttled(sent, now));
             }
             failures += 1;

@@ -19,6 +19,7 @@ use crate::pipeline::patience::patiently;
 use crate::pipeline::work::{Bad, Blocked, Tally};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::Timing;
+use crate::telemetry::metrics::{CHECKPOINTS, ROWS, SLICES};
 
 #[cfg(test)]
 mod tests;
@@ -188,6 +189,7 @@ async fn save(task: &TaskRun, progress: &mut Progress) -> Result<(), TaskError> 
     shared.audit.durable().await?;
     killpoint::reach("checkpoint_before");
     let taken = progress.hand_over();
+    count(&taken);
     task.hold
         .save(|row| note(&shared.timing, row, taken, now_ms))
         .await?;
@@ -201,6 +203,28 @@ fn note(timing: &Timing, row: &mut TaskRow, taken: Progress, now_ms: u64) {
     } else {
         note_progress(timing, row, taken, now_ms);
     }
+}
+
+/// For Prometheus. Rows and slices that a retry looks at anew count again.
+fn count(taken: &Progress) {
+    let c = &taken.counts;
+    for (result, rows) in [
+        ("rewritten", c.rewritten),
+        ("current", c.current),
+        ("changed", c.changed),
+        ("expired", c.expired),
+        ("empty", c.empty),
+        ("blocked", c.blocked),
+        ("quarantined", c.quarantined),
+    ] {
+        metrics::counter!(ROWS, "result" => result).increment(rows);
+    }
+    let wait = |slices: &[Whole]| slices.iter().filter(|s| s.why.is_some()).count() as u64;
+    let blocked = wait(&taken.blocked) + wait(&taken.retried);
+    metrics::counter!(SLICES, "result" => "blocked").increment(blocked);
+    let done = taken.effort.slices.saturating_sub(blocked);
+    metrics::counter!(SLICES, "result" => "done").increment(done);
+    metrics::counter!(CHECKPOINTS).increment(1);
 }
 
 fn note_progress(timing: &Timing, row: &mut TaskRow, taken: Progress, now_ms: u64) {

@@ -9,6 +9,7 @@ use crate::clock::SharedClock;
 use crate::job::BookError;
 use crate::registry::RegistryError;
 use crate::store::{StoreError, StoreErrorClass};
+use crate::telemetry::metrics::STORE_ERRORS;
 
 /// Ceiling of the first wait.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -50,6 +51,7 @@ where
     loop {
         match call().await {
             Err(error) if error.may_pass() => {
+                metrics::counter!(STORE_ERRORS, "class" => "transient").increment(1);
                 tracing::warn!(%error, "the store is away; trying again");
                 clock.sleep(ceiling.mul_f64(rand::random())).await;
                 ceiling = (ceiling * 2).min(LONGEST_WAIT);

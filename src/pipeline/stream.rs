@@ -14,6 +14,7 @@ use crate::pipeline::work::{Cell, Page, Slice, SliceTicket, Tally};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::ChannelView;
 use crate::store::{Consistency, PageLimit, StoredCell};
+use crate::telemetry::metrics::STORE_READ_SECONDS;
 
 /// Reads up to `limits.slices` slices at once. Pages with work go to `work`,
 /// the others straight to `done`.
@@ -103,6 +104,7 @@ async fn read_slice(
         })
         .await?;
         let answered_at = shared.clock.wall();
+        metrics::histogram!(STORE_READ_SECONDS).record(shared.clock.boot().since(read_at));
         let bytes: usize = page.cells.iter().map(|c| c.cell.len()).sum();
         let used_kib = bytes.div_ceil(1024).clamp(1, page_kib);
         drop(room.split(page_kib - used_kib));

@@ -18,6 +18,7 @@ use crate::pipeline::work::{NewCell, SealedPage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::ChannelView;
 use crate::store::{CellWrite, Partition, StoreErrorClass};
+use crate::telemetry::metrics::{STORE_ERRORS, STORE_WRITE_SECONDS};
 
 /// The stage.
 pub(super) async fn run(
@@ -121,18 +122,25 @@ async fn send(
         if writes.is_empty() {
             return Ok(None);
         }
+        let sent_at = shared.clock.boot();
         match shared.store.write_cells(partition, &writes).await {
             Ok(()) => {
+                let took = shared.clock.boot().since(sent_at);
+                metrics::histogram!(STORE_WRITE_SECONDS).record(took);
                 tally.counts.rewritten += writes.len() as u64;
                 return Ok(None);
             }
             Err(error) => match error.class {
                 StoreErrorClass::Transient => {
+                    metrics::counter!(STORE_ERRORS, "class" => "transient").increment(1);
                     tracing::warn!(%error, "the store did not take a batch; trying again");
                     shared.clock.sleep(wait.mul_f64(rand::random())).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
-                StoreErrorClass::Invalid => return Ok(Some(batch)),
+                StoreErrorClass::Invalid => {
+                    metrics::counter!(STORE_ERRORS, "class" => "invalid").increment(1);
+                    return Ok(Some(batch));
+                }
                 StoreErrorClass::Fatal => return Err(error.into()),
             },
         }

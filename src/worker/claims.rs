@@ -13,6 +13,7 @@ use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, Ended, TaskError, TaskRun};
+use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
 use crate::worker::{Worker, WorkerError, joined};
 
 pub(super) async fn run(
@@ -133,6 +134,7 @@ impl Finder {
                 if !is_claimable(&task.row, now_ms) {
                     continue;
                 }
+                let was_held = task.row.lease.is_some();
                 let claimed = TaskHold::claim(
                     &shared.book,
                     &shared.clock,
@@ -143,6 +145,7 @@ impl Finder {
                 )
                 .await?;
                 if claimed.is_some() {
+                    metrics::counter!(TASKS_TAKEN_OVER).increment(u64::from(was_held));
                     killpoint::reach("task_after_claim");
                     return Ok(claimed);
                 }
@@ -208,6 +211,7 @@ async fn run_task(
         hold: hold.clone(),
         stop: stopped,
     });
+    let _held = Held::new();
     let watcher = stop_when_unwanted(&worker, &job, round.number, stop, &stop_task);
     let ended = async {
         tokio::select! {
@@ -237,6 +241,9 @@ async fn run_task(
         Ok(Ended::Stopped) => Ok(hold.release(|_| {}).await?),
         Err(error) => {
             span.in_scope(|| tracing::warn!(%error, "task ends early"));
+            if matches!(error, TaskError::Hold(_)) {
+                metrics::counter!(LEASES_LOST).increment(1);
+            }
             // Give it back if it is still ours, so that nobody has to wait for
             // the lease to run out.
             match hold.release(|_| {}).await {
@@ -245,6 +252,22 @@ async fn run_task(
             }
             Err(error.into())
         }
+    }
+}
+
+/// Counts a task as held, however it ends.
+struct Held;
+
+impl Held {
+    fn new() -> Self {
+        metrics::gauge!(TASKS_HELD).increment(1);
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics::gauge!(TASKS_HELD).decrement(1);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
 use crate::queue::{Delivery, QueueError};
 use crate::registry::RegistryError;
+use crate::telemetry::metrics::{JOB_TRANSITIONS, QUEUE_MESSAGES};
 use crate::worker::{Worker, WorkerError};
 
 /// Messages asked for at once.
@@ -59,10 +60,20 @@ pub(super) async fn run(
         for delivery in &deliveries {
             match intake.take(delivery).await {
                 Ok(taken) => {
+                    let result = match &taken {
+                        Taken::Recorded => "recorded",
+                        Taken::Before => "duplicate",
+                        Taken::Refused(_) => "refused",
+                    };
+                    metrics::counter!(QUEUE_MESSAGES, "result" => result).increment(1);
+                    if taken == Taken::Recorded {
+                        metrics::counter!(JOB_TRANSITIONS, "to" => "queued").increment(1);
+                    }
                     tracing::info!(message = %delivery.message_id, ?taken, "message taken");
                 }
                 // It will be delivered again.
                 Err(error) if error.may_pass() => {
+                    metrics::counter!(QUEUE_MESSAGES, "result" => "error").increment(1);
                     tracing::warn!(%error, message = %delivery.message_id, "message left for later");
                 }
                 Err(error) => return Err(error),

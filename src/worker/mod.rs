@@ -28,6 +28,7 @@ use crate::kms::{KmsError, ReasonCode, Use};
 use crate::pipeline::{Shared, TaskError};
 use crate::queue::{QueueError, SharedQueue};
 use crate::registry::RegistryError;
+use crate::telemetry::metrics::JOB_TRANSITIONS;
 
 pub use intake::{Intake, Taken};
 
@@ -170,6 +171,7 @@ impl Worker {
             record.streams = job.streams.clone();
         }
         self.shared.audit.record(record);
+        metrics::counter!(JOB_TRANSITIONS, "to" => step.to.as_str()).increment(1);
         tracing::info!(
             org = %request.org, job = %request.job_id, from = step.from.as_str(),
             to = step.to.as_str(), why = %step.why, "job goes on"
