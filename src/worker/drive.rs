@@ -20,7 +20,7 @@ use crate::job::{
 };
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
-use crate::registry::RegistryError;
+use crate::registry::{ActivationRow, RegistryError};
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
 
@@ -373,7 +373,7 @@ impl Driver<'_> {
         let own = job.activated.as_ref().map(|activated| activated.epoch);
         let all = registry.activations(org).await?;
         let list = registry.allow_list(org).await?;
-        let is_newer = |cmk: &CmkArn| {
+        let is_newer = |cmk: &CmkArn, all: &[ActivationRow]| {
             all.iter()
                 .any(|other| Some(other.epoch) >= own && other.to_cmk == *cmk)
         };
@@ -381,7 +381,7 @@ impl Driver<'_> {
             .iter()
             .filter(|other| Some(other.epoch) < own)
             .map(|other| other.from_cmk.clone())
-            .filter(|cmk| cmk != old && list.may_target(cmk) && !is_newer(cmk))
+            .filter(|cmk| cmk != old && list.may_target(cmk) && !is_newer(cmk, &all))
             .collect();
         let mut freed = Vec::new();
         for cmk in earlier {
@@ -392,6 +392,10 @@ impl Driver<'_> {
                 freed.push(cmk);
             }
         }
+        // A job may have gone to one of them and on again since the first look.
+        // From here on none can, so this look is the last.
+        let all = registry.activations(org).await?;
+        freed.retain(|cmk| !is_newer(cmk, &all));
         Ok(freed)
     }
 
