@@ -30,8 +30,8 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
 }
 
 async fn cancel(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
-    let book = context.book()?;
-    let registry = Registry::new(context.store()?, context.clock.clone());
+    let book = context.book().await?;
+    let registry = Registry::new(context.store().await?, context.clock.clone());
     let (id, who) = (arguments.job, who());
     let reason = match arguments.reason.is_empty() {
         true => "an operator stopped it".to_owned(),

@@ -6,7 +6,7 @@ use crate::cli::exit::Exit;
 use crate::cli::out::Out;
 use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, QueueKind};
 use crate::ids::{CmkArn, JobId};
 use crate::job::{JobBook, JobRow, JobState, Verdict, Versioned};
 use crate::kms::SharedKms;
@@ -62,14 +62,18 @@ impl Context {
             .block_on(work)
     }
 
-    pub fn store(&self) -> Result<SharedStore, Failure> {
-        self.must_stand(&self.config().store.path, "store")?;
-        Ok(wiring::store(self.config(), &self.clock)?)
+    pub async fn store(&self) -> Result<SharedStore, Failure> {
+        if !self.config().store.kind.is_cluster() {
+            self.must_stand(&self.config().store.path, "store")?;
+        }
+        Ok(wiring::store(self.config(), &self.clock).await?)
     }
 
-    pub fn queue(&self) -> Result<SharedQueue, Failure> {
-        self.must_stand(&self.config().queue.path, "queue")?;
-        Ok(wiring::queue(self.config(), &self.clock)?)
+    pub async fn queue(&self) -> Result<SharedQueue, Failure> {
+        if self.config().queue.kind == QueueKind::Sqlite {
+            self.must_stand(&self.config().queue.path, "queue")?;
+        }
+        Ok(wiring::queue(self.config(), &self.clock).await?)
     }
 
     fn must_stand(&self, path: &std::path::Path, what: &str) -> Result<(), Failure> {
@@ -82,12 +86,12 @@ impl Context {
         ))
     }
 
-    pub fn registry(&self) -> Result<Registry, Failure> {
-        Ok(Registry::new(self.store()?, self.clock.clone()))
+    pub async fn registry(&self) -> Result<Registry, Failure> {
+        Ok(Registry::new(self.store().await?, self.clock.clone()))
     }
 
-    pub fn book(&self) -> Result<JobBook, Failure> {
-        Ok(JobBook::new(self.store()?, self.clock.clone()))
+    pub async fn book(&self) -> Result<JobBook, Failure> {
+        Ok(JobBook::new(self.store().await?, self.clock.clone()))
     }
 
     pub fn ring(&self) -> Result<RingAdmin, Failure> {
@@ -106,8 +110,10 @@ impl Context {
         )?)
     }
 
-    pub fn kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
-        Ok(wiring::kms(self.config(), caller, audit, &self.clock)?.0)
+    pub async fn kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
+        Ok(wiring::kms(self.config(), caller, audit, &self.clock)
+            .await?
+            .0)
     }
 }
 

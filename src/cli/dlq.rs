@@ -23,8 +23,10 @@ pub(super) enum Command {
 
 pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
     let Command::List { limit } = command;
-    let queue = context.queue()?;
-    let letters = context.run(async { Ok(queue.dead_letters(*limit).await?) })?;
+    let letters = context.run(async {
+        let queue = context.queue().await?;
+        Ok(queue.dead_letters(*limit).await?)
+    })?;
     let programs = json!({"dead_letters": letters.iter().map(|letter| json!({
         "message_id": letter.message_id, "at_ms": letter.at_ms, "reason": letter.reason,
         "body": letter.body,

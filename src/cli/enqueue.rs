@@ -84,8 +84,10 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         None => compose(rekey)?,
     };
     let request = message.request();
-    let queue = context.queue()?;
-    let message_id = context.run(async { Ok(queue.send(&message.to_json()).await?) })?;
+    let message_id = context.run(async {
+        let queue = context.queue().await?;
+        Ok(queue.send(&message.to_json()).await?)
+    })?;
     let job = request.job_id;
     let programs = json!({
         "job_id": job, "message_id": message_id, "org": request.org, "to_cmk": request.to_cmk,

@@ -23,10 +23,14 @@ pub(super) struct Arguments {
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     context.run(async {
-        let book = context.book()?;
+        let book = context.book().await?;
         let id = arguments.job;
         let mut job = context::job(&book, id).await?.row;
-        let activations = context.registry()?.activations(&job.request.org).await?;
+        let activations = context
+            .registry()
+            .await?
+            .activations(&job.request.org)
+            .await?;
         context::lapse(&mut job, &activations);
         let tasks = match job.round {
             Some(round) => book.tasks(id, round.number).await?,

@@ -59,7 +59,7 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
 
 async fn slack_export(context: &Context, arguments: &SlackExport) -> Result<Exit, Failure> {
     let (org, workspace) = (&arguments.org, &arguments.workspace);
-    let store = context.store()?;
+    let store = context.store().await?;
     let registry = Registry::new(store.clone(), context.clock.clone());
     registry.org(org).await?;
     let mut source = slack::open(&arguments.path)?;
@@ -77,14 +77,14 @@ async fn slack_export(context: &Context, arguments: &SlackExport) -> Result<Exit
         ))?;
     }
     let audit = context.audit(IMPORTER)?;
-    let kms = context.kms(IMPORTER, &audit)?;
+    let kms = context.kms(IMPORTER, &audit).await?;
     let loader = Loader::new(
         store,
         registry,
         kms,
         audit.clone(),
         context.clock.clone(),
-        wiring::PROVIDER,
+        wiring::provider(context.config()),
         org.clone(),
         workspace.clone(),
     )

@@ -51,7 +51,7 @@ async fn inspect(context: &Context, arguments: &Arguments) -> Result<Exit, Failu
         (Some(record), _) => record.clone(),
         (None, text) => RecordId::new(text.clone().unwrap_or_default())?,
     };
-    let store = context.store()?;
+    let store = context.store().await?;
     let registry = Registry::new(store.clone(), context.clock.clone());
     let view = registry.view(org, channel).await?;
     let stored = store.read_cell(&view.partition(*hour), &record).await?;

@@ -60,8 +60,8 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
 }
 
 async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, Failure> {
-    let book = context.book()?;
-    let registry = context.registry()?;
+    let book = context.book().await?;
+    let registry = context.registry().await?;
     let orgs = match &arguments.org {
         Some(org) => {
             // A name that nobody entered is a slip, not an empty list.

@@ -81,7 +81,7 @@ async fn enter(
     cmk: &CmkArn,
     entry: Entry,
 ) -> Result<Exit, Failure> {
-    let registry = context.registry()?;
+    let registry = context.registry().await?;
     // Asked before the KMS is: a command that cannot succeed makes no call.
     let active = match (registry.org(org).await, entry) {
         (Ok(_), Entry::Org) => {
@@ -92,7 +92,7 @@ async fn enter(
         (Err(error), _) => return Err(error.into()),
     };
     let audit = context.audit(OPERATOR)?;
-    let kms = context.kms(OPERATOR, &audit)?;
+    let kms = context.kms(OPERATOR, &audit).await?;
     let who = who();
     let (action, reason) = match entry {
         Entry::Org => ("org_add", "an organization is entered"),
@@ -139,11 +139,11 @@ fn role(role: CmkRole, active: bool) -> &'static str {
 }
 
 async fn show(context: &Context, org: &OrgId) -> Result<Exit, Failure> {
-    let registry = context.registry()?;
+    let registry = context.registry().await?;
     let row = registry.org(org).await?;
     let list = registry.allow_list(org).await?;
     let channels = channels(&registry, org).await?;
-    let open = JobBook::new(context.store()?, context.clock.clone())
+    let open = JobBook::new(context.store().await?, context.clock.clone())
         .open(org)
         .await?;
 
@@ -220,7 +220,7 @@ async fn channels(
 }
 
 async fn list(context: &Context) -> Result<Exit, Failure> {
-    let registry = context.registry()?;
+    let registry = context.registry().await?;
     let mut rows = Vec::new();
     let mut after: Option<OrgId> = None;
     loop {

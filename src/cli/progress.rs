@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::figures;
 use crate::clock::{BootTime, WallTime};
-use crate::job::{Counts, JobRow, JobState, Pass, TaskRow, TaskState, is_free};
+use crate::job::{Counts, JobRow, JobState, Lease, Pass, TaskRow, TaskState, is_free};
 use crate::registry::Timing;
 
 /// Rates are measured over so much time: checkpoints come once a second, and a
@@ -57,6 +57,9 @@ pub(super) struct Progress {
     /// What it waits for, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits: Option<Wait>,
+    /// What slows it down, as the workers on it last said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowed: Option<String>,
 }
 
 /// Speed, per second.
@@ -84,6 +87,7 @@ impl Progress {
             rates: None,
             eta_s: None,
             waits: waits(job, tasks, timing, now),
+            slowed: leases(job, tasks).find_map(|l| l.slowed.clone()),
         };
         if !tasks.is_empty() {
             progress.blocked_slices = tasks.iter().map(|t| t.blocked.len() as u64).sum();
@@ -126,6 +130,7 @@ impl Progress {
         if self.counts.quarantined > 0 {
             parts.push(format!("{} quarantined", self.counts.quarantined));
         }
+        parts.extend(self.slowed.iter().map(|s| figures::printable(s)));
         match &self.waits {
             Some(wait) => parts.push(wait.words.clone()),
             None if self.slices > 0 && self.left() > 0 => parts.push(match self.eta_s {
@@ -148,6 +153,13 @@ fn slices_done(task: &TaskRow) -> u64 {
         TaskState::Parked => task.planned.saturating_sub(blocked),
         TaskState::Open => task.effort.slices.min(task.planned),
     }
+}
+
+/// Those who hold the job or one of its tasks.
+fn leases<'a>(job: &'a JobRow, tasks: &'a [TaskRow]) -> impl Iterator<Item = &'a Lease> {
+    job.lease
+        .iter()
+        .chain(tasks.iter().filter_map(|task| task.lease.as_ref()))
 }
 
 fn phase(job: &JobRow) -> &'static str {
@@ -208,6 +220,11 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
             "no_worker",
             "no worker drives it; start one with `rekeyd worker`",
         );
+    }
+    if let Some(words) = leases(job, tasks).find_map(|lease| lease.waits.as_ref())
+        && !matches!(job.state, JobState::Blocked)
+    {
+        return plain("held_up", &figures::printable(words));
     }
     match job.state {
         JobState::Queued => plain("queued", "is about to begin"),
@@ -315,7 +332,7 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{BlockedSlice, Effort, JobMessage, Lease, Round, SliceId};
+    use crate::job::{BlockedSlice, Effort, JobMessage, Round, SliceId};
     use proptest::prelude::*;
 
     fn job(state: JobState) -> JobRow {
@@ -336,6 +353,8 @@ mod tests {
             lease: Some(Lease {
                 worker: "w".into(),
                 until_ms: u64::MAX,
+                waits: None,
+                slowed: None,
             }),
             activated: None,
             estimate: None,

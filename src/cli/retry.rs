@@ -41,7 +41,7 @@ enum Did {
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     context.run(async {
-        let book = context.book()?;
+        let book = context.book().await?;
         let who = who();
         let (job, did) = retry(&book, arguments.job, &who, context.clock.wall()).await?;
         note(context, &job, &did, who).await?;

@@ -68,7 +68,7 @@ struct Status<'a> {
 
 impl<'a> Status<'a> {
     async fn open(context: &'a Context, arguments: &'a Arguments) -> Result<Self, Failure> {
-        let store = context.store()?;
+        let store = context.store().await?;
         let registry = Registry::new(store.clone(), context.clock.clone());
         Ok(Self {
             context,
@@ -76,7 +76,7 @@ impl<'a> Status<'a> {
             book: JobBook::new(store, context.clock.clone()),
             timing: registry.timing().await?,
             registry,
-            queue: context.queue()?,
+            queue: context.queue().await?,
         })
     }
 

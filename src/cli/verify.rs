@@ -30,7 +30,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     context.run_on_all_cores(async {
-        let store = context.store()?;
+        let store = context.store().await?;
         let registry = Registry::new(store.clone(), context.clock.clone());
         let active = registry.org(&arguments.org).await?.cmk;
         let (audit, kms) = match arguments.no_open {
@@ -38,7 +38,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             false => {
                 let caller = &context.config().kms.caller;
                 let audit = context.audit(caller)?;
-                let kms = context.kms(caller, &audit)?;
+                let kms = context.kms(caller, &audit).await?;
                 (Some(audit), Some(kms))
             }
         };

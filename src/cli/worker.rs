@@ -32,8 +32,6 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     let log = &context.config().log;
     telemetry::init_logs(log.format, &log.filter)?;
     tracing::info!(?hardened, "process hardened");
-    // Asked first, so that a wrong directory is told as such.
-    context.store()?;
     context.run_on_all_cores(work(context))
 }
 
@@ -46,7 +44,9 @@ async fn work(context: &Context) -> Result<Exit, Failure> {
     let mut interrupt = on(SignalKind::interrupt())?;
     telemetry::metrics::serve(config.metrics.listen)
         .map_err(|e| report::system("cannot serve the metrics", e))?;
-    let parts = wiring::worker(config, &context.clock).await?;
+    // Asked by this name, so that a wrong directory is told as such.
+    let store = context.store().await?;
+    let parts = wiring::worker_on(store, config, &context.clock).await?;
     let grace = Duration::from_millis(parts.worker.shared.timing.grace_ms);
     let (ask, stop) = watch::channel(false);
     let name = &parts.worker.name.worker;

@@ -226,8 +226,60 @@ impl Layers {
                 given: page.to_string(),
             });
         }
+        for (name, why, needed_by) in NEEDED {
+            let is_set = matches!(self.set.get(name), Some((Some(_), _)));
+            let by = KEYS
+                .iter()
+                .filter_map(|key| match self.set.get(key.name) {
+                    Some((Some(Value::Text(text)), at)) => Some((key.name, text.as_str(), at)),
+                    _ => None,
+                })
+                .find(|(key, text, _)| {
+                    needed_by.contains(&(*key, *text)) || needed_by.contains(&(*key, ""))
+                });
+            if let (false, Some((_, _, at))) = (is_set, by)
+                && let Some(key) = Key::named(name)
+            {
+                self.problems.push(Problem::Value {
+                    at: at.clone(),
+                    name: key.name,
+                    allowed: format!("{} {why}", key.allowed()),
+                    given: "not set".to_owned(),
+                });
+            }
+        }
     }
 }
+
+/// Settings that others need: name, why in words, and the settings (with their
+/// value; empty for any) that need it.
+type Need = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+const NEEDED: [Need; 4] = [
+    (
+        "store.nodes",
+        "where store.kind is a cluster",
+        &[("store.kind", "scylla"), ("store.kind", "cassandra")],
+    ),
+    (
+        "queue.url",
+        "where queue.kind is `sqs`",
+        &[("queue.kind", "sqs")],
+    ),
+    (
+        "store.tls_key",
+        "where store.tls_cert is set",
+        &[("store.tls_cert", "")],
+    ),
+    (
+        "store.tls_cert",
+        "where store.tls_key is set",
+        &[("store.tls_key", "")],
+    ),
+];
 
 fn quoted(text: &str) -> String {
     let short: String = text.chars().take(80).collect();

@@ -48,18 +48,128 @@ pub struct Config {
     pub metrics: MetricsConfig,
 }
 
+/// Which store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// The embedded store.
+    Sqlite,
+    /// A ScyllaDB cluster.
+    Scylla,
+    /// A Cassandra cluster: the same driver.
+    Cassandra,
+}
+
+impl StoreKind {
+    /// Whether it is a cluster that speaks CQL.
+    pub fn is_cluster(self) -> bool {
+        !matches!(self, StoreKind::Sqlite)
+    }
+}
+
+/// Off or on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Off.
+    Off,
+    /// On.
+    On,
+}
+
+/// Compression on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// None.
+    None,
+    /// LZ4.
+    Lz4,
+    /// Snappy.
+    Snappy,
+}
+
 /// `[store]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// The file of the embedded store.
     pub path: PathBuf,
+    /// Which store.
+    pub kind: StoreKind,
+    /// Nodes to begin with, with commas between; see [`StoreConfig::hosts`].
+    pub nodes: Option<String>,
+    /// The keyspace.
+    pub keyspace: String,
+    /// The home datacenter.
+    pub datacenter: Option<String>,
+    /// The database user.
+    pub user: Option<String>,
+    /// The file with its password.
+    pub password_file: Option<PathBuf>,
+    /// TLS to the cluster.
+    pub tls: Switch,
+    /// Certificates that the nodes' must lead to (PEM).
+    pub tls_ca: Option<PathBuf>,
+    /// Our certificate (PEM).
+    pub tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// Compression on the wire.
+    pub compression: Compression,
+    /// Longest wait for a connection, milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Longest wait for an answer, milliseconds.
+    pub request_timeout_ms: u64,
+    /// Requests under way at a time at most.
+    pub requests_in_flight: usize,
+    /// When a read is sent to a second node as well, milliseconds; 0 means never.
+    pub speculative_ms: u64,
+}
+
+impl StoreConfig {
+    /// The nodes, each `host` or `host:port`.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().flat_map(|n| n.split(',')).map(str::trim)
+    }
+}
+
+/// Which queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueueKind {
+    /// The embedded queue.
+    Sqlite,
+    /// Amazon SQS.
+    Sqs,
+}
+
+/// Which KMS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KmsKind {
+    /// The local key ring.
+    Ring,
+    /// AWS KMS.
+    Aws,
 }
 
 /// `[queue]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueConfig {
+    /// Which queue.
+    pub kind: QueueKind,
+    /// The URL of the SQS queue.
+    pub url: Option<String>,
+    /// The URL of the SQS queue for refused messages.
+    pub dead_letter_url: Option<String>,
+    /// Where SQS is, if not at AWS.
+    pub endpoint: Option<String>,
+    /// The region of the SQS queue.
+    pub region: Option<String>,
+    /// How long one call waits for a message, seconds.
+    pub wait_s: u64,
     /// The file of the embedded queue.
     pub path: PathBuf,
     /// How long a received message is hidden, seconds.
@@ -72,6 +182,12 @@ pub struct QueueConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KmsConfig {
+    /// Which KMS.
+    pub kind: KmsKind,
+    /// Where KMS is, if not at AWS.
+    pub endpoint: Option<String>,
+    /// Where STS is, if not at AWS.
+    pub sts_endpoint: Option<String>,
     /// The directory of the local key ring.
     pub ring: PathBuf,
     /// The file that unlocks the ring; in the ring's directory if not set.

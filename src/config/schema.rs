@@ -9,12 +9,14 @@ use tracing_subscriber::EnvFilter;
 pub const ENV_PREFIX: &str = "REKEYD_";
 
 /// Variables with the prefix that are not settings.
-pub const OTHER_VARIABLES: [&str; 5] = [
+pub const OTHER_VARIABLES: [&str; 6] = [
     // The configuration file.
     "REKEYD_CONFIG",
     // The passphrase of the local key ring: a secret, so never a setting that
     // `config check` could print.
     "REKEYD_RING_PASSPHRASE",
+    // The password of the database user: a secret as well.
+    "REKEYD_STORE_PASSWORD",
     // For recovery tests: where the process kills itself, and the file it notes
     // in what it sealed.
     "REKEYD_KILL_AT",
@@ -58,6 +60,10 @@ pub enum Kind {
     Listen,
     /// A filter of log levels.
     Filter,
+    /// A URL with `http` or `https`.
+    Url,
+    /// Hosts, each with or without a port, with commas between.
+    Hosts,
 }
 
 /// What a setting is where nobody sets it.
@@ -114,6 +120,153 @@ pub const KEYS: &[Key] = &[
         "The file of the embedded store.",
     ),
     key(
+        "store.kind",
+        Kind::Choice(&["sqlite", "scylla", "cassandra"]),
+        Default::Text("sqlite"),
+        "",
+        "Where messages, data keys and jobs are: the embedded store, or a ScyllaDB or Cassandra cluster (one driver for both; the server is asked what it is).",
+    ),
+    key(
+        "store.nodes",
+        Kind::Hosts,
+        Default::None,
+        "",
+        "Nodes of the cluster to begin with; the rest are found from them.",
+    ),
+    key(
+        "store.keyspace",
+        Kind::Text,
+        Default::Text("rekeyd"),
+        "",
+        "The keyspace of the tables.",
+    ),
+    key(
+        "store.datacenter",
+        Kind::Text,
+        Default::None,
+        "",
+        "The home datacenter: workers and control rows. Must be set where the cluster has several.",
+    ),
+    key(
+        "store.user",
+        Kind::Text,
+        Default::None,
+        "",
+        "The database user; the password comes from REKEYD_STORE_PASSWORD or store.password_file.",
+    ),
+    key(
+        "store.password_file",
+        Kind::Path,
+        Default::None,
+        "",
+        "A file that holds the password of the database user.",
+    ),
+    key(
+        "store.tls",
+        Kind::Choice(&["off", "on"]),
+        Default::Text("off"),
+        "",
+        "TLS to the cluster.",
+    ),
+    key(
+        "store.tls_ca",
+        Kind::Path,
+        Default::None,
+        "",
+        "Certificates (PEM) that the nodes' own must lead to; the system's if not set.",
+    ),
+    key(
+        "store.tls_cert",
+        Kind::Path,
+        Default::None,
+        "",
+        "Our certificate (PEM), where the cluster asks for one.",
+    ),
+    key(
+        "store.tls_key",
+        Kind::Path,
+        Default::None,
+        "",
+        "The key (PEM) of our certificate.",
+    ),
+    key(
+        "store.compression",
+        Kind::Choice(&["none", "lz4", "snappy"]),
+        Default::Text("none"),
+        "",
+        "Compression on the wire. Cells are encrypted and do not shrink.",
+    ),
+    key(
+        "store.connect_timeout_ms",
+        int(100, 120_000),
+        Default::Int(5_000),
+        "milliseconds",
+        "Longest wait for a connection to a node.",
+    ),
+    key(
+        "store.request_timeout_ms",
+        int(100, 120_000),
+        Default::Int(5_000),
+        "milliseconds",
+        "Longest wait for an answer; not more than the store's own request_timeout_ms.",
+    ),
+    key(
+        "store.requests_in_flight",
+        int(1, 65_536),
+        Default::Int(256),
+        "requests",
+        "Requests under way at a time at most; fewer while the cluster is slow or overloaded.",
+    ),
+    key(
+        "store.speculative_ms",
+        int(0, 60_000),
+        Default::Int(0),
+        "milliseconds",
+        "After so long a read is sent to a second node as well; 0 means never. Only statements that may run twice.",
+    ),
+    key(
+        "queue.kind",
+        Kind::Choice(&["sqlite", "sqs"]),
+        Default::Text("sqlite"),
+        "",
+        "Where jobs come from: the embedded queue, or Amazon SQS.",
+    ),
+    key(
+        "queue.url",
+        Kind::Url,
+        Default::None,
+        "",
+        "The URL of the SQS queue.",
+    ),
+    key(
+        "queue.dead_letter_url",
+        Kind::Url,
+        Default::None,
+        "",
+        "The URL of the SQS queue for refused messages; from the queue's redrive policy if not set.",
+    ),
+    key(
+        "queue.endpoint",
+        Kind::Url,
+        Default::None,
+        "",
+        "Where SQS is, if not at AWS: a stand-in, a VPC endpoint.",
+    ),
+    key(
+        "queue.region",
+        Kind::Text,
+        Default::None,
+        "",
+        "The region of the SQS queue; from its URL or the environment if not set.",
+    ),
+    key(
+        "queue.wait_s",
+        int(0, 20),
+        Default::Int(20),
+        "seconds",
+        "How long one call waits for a message (long polling).",
+    ),
+    key(
         "queue.path",
         Kind::Path,
         Default::InDataDir("queue.db"),
@@ -133,6 +286,27 @@ pub const KEYS: &[Key] = &[
         Default::Int(5),
         "deliveries",
         "After so many deliveries a message goes to the dead letters.",
+    ),
+    key(
+        "kms.kind",
+        Kind::Choice(&["ring", "aws"]),
+        Default::Text("ring"),
+        "",
+        "Which KMS: the local key ring, or AWS KMS.",
+    ),
+    key(
+        "kms.endpoint",
+        Kind::Url,
+        Default::None,
+        "",
+        "Where KMS is, if not at AWS: a stand-in, a VPC endpoint.",
+    ),
+    key(
+        "kms.sts_endpoint",
+        Kind::Url,
+        Default::None,
+        "",
+        "Where STS is (roles in customers' accounts), if not at AWS.",
     ),
     key(
         "kms.ring",
@@ -331,6 +505,8 @@ impl Key {
             Kind::Int { min, max } => format!("a whole number from {min} to {max}{unit}"),
             Kind::Listen => "an address and port such as `127.0.0.1:9464`".to_owned(),
             Kind::Filter => "a log filter such as `info` or `warn,rekeyd=debug`".to_owned(),
+            Kind::Url => "a URL that begins with `http://` or `https://`".to_owned(),
+            Kind::Hosts => "hosts such as `10.0.0.1:9042,10.0.0.2`, with commas between".to_owned(),
         }
     }
 
@@ -366,6 +542,8 @@ impl Key {
             Kind::Choice(words) => words.contains(&text),
             Kind::Listen => text.parse::<SocketAddr>().is_ok(),
             Kind::Filter => !text.is_empty() && EnvFilter::try_new(text).is_ok(),
+            Kind::Url => is_url(text),
+            Kind::Hosts => text.len() <= 4096 && text.split(',').all(is_host),
         };
         good.then(|| Value::Text(text.to_owned()))
     }
@@ -385,6 +563,36 @@ impl Key {
     /// May it be switched off by an empty value?
     pub fn is_optional(&self) -> bool {
         matches!(self.default, Default::None)
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    text.len() <= 1024
+        && text
+            .parse::<http::Uri>()
+            .is_ok_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some())
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`.
+fn is_host(text: &str) -> bool {
+    let good = |host: &str| {
+        !host.is_empty()
+            && host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+    };
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|p| p != 0);
+    let text = text.trim();
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else {
+            return false;
+        };
+        return address.parse::<std::net::Ipv6Addr>().is_ok()
+            && (rest.is_empty() || rest.strip_prefix(':').is_some_and(port));
+    }
+    match text.split_once(':') {
+        Some((host, p)) => good(host) && port(p),
+        None => good(text),
     }
 }
 

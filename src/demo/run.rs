@@ -111,7 +111,7 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
         format!("in {}", slices_of(&filled)),
     );
 
-    let app = scene.part(APP)?;
+    let app = scene.part(APP).await?;
     let client = scene.client(&app).await?;
     let traffic = start_traffic(options, &scene, &client, &ledger, &filled, show).await?;
     let before = traffic.counts();

@@ -81,6 +81,16 @@ pub struct JobBook {
 }
 
 impl JobBook {
+    /// What slows the store down for this process, in words.
+    pub(super) fn slowed(&self) -> Option<String> {
+        let pace = self.store.pace()?;
+        let reason = pace.reason?;
+        Some(format!(
+            "store {reason}: {} of {} requests at a time",
+            pace.limit, pace.ceiling
+        ))
+    }
+
     /// The jobs in a store.
     pub fn new(store: SharedStore, clock: SharedClock) -> Self {
         Self { store, clock }

@@ -18,6 +18,7 @@ use crate::job::rows::{JobRow, Lease, TaskRow, Transition};
 use crate::job::state::JobState;
 use crate::registry::Timing;
 use crate::store::{ControlTable, StoreErrorClass};
+use crate::telemetry::waiting::Waiting;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,8 @@ pub struct WorkerName {
     /// The process's audit stream. How far it was is noted with every write, so
     /// that a stream that is missing or cut off shows.
     pub audit: AuditLog,
+    /// What the process waits for, to be noted with every write.
+    pub waiting: Waiting,
 }
 
 /// Why a held row could not be written.
@@ -147,7 +150,7 @@ impl<T: Leased> Hold<T> {
         let mut taken = seen;
         let was_held = taken.row.lease().is_some();
         taken.row.claimed(was_held);
-        sign(&mut taken.row, clock, timing, me);
+        sign(&mut taken.row, book, clock, timing, me);
         match book.write_back(T::TABLE, partition, &mut taken).await {
             Ok(()) => Ok(Some(Self {
                 book: book.clone(),
@@ -189,7 +192,13 @@ impl<T: Leased> Hold<T> {
                 return Err(HoldError::Lost(held.id.clone()));
             }
             let start = self.clock.boot();
-            sign(&mut next.row, &self.clock, &self.timing, &self.me);
+            sign(
+                &mut next.row,
+                &self.book,
+                &self.clock,
+                &self.timing,
+                &self.me,
+            );
             match self
                 .book
                 .write_back(T::TABLE, &self.partition, &mut next)
@@ -323,7 +332,13 @@ impl Hold<JobRow> {
                 return Err(HoldError::Lost(held.id.clone()));
             }
             let start = self.clock.boot();
-            sign(&mut next.row, &self.clock, &self.timing, &self.me);
+            sign(
+                &mut next.row,
+                &self.book,
+                &self.clock,
+                &self.timing,
+                &self.me,
+            );
             match self
                 .book
                 .transition(&mut next, to, &self.me.worker, why)
@@ -346,10 +361,18 @@ impl Hold<JobRow> {
 }
 
 /// Notes who writes the row, and until when it is held.
-fn sign<T: Leased>(row: &mut T, clock: &SharedClock, timing: &Timing, me: &WorkerName) {
+fn sign<T: Leased>(
+    row: &mut T,
+    book: &JobBook,
+    clock: &SharedClock,
+    timing: &Timing,
+    me: &WorkerName,
+) {
     row.set_lease(Some(Lease {
         worker: me.worker.clone(),
         until_ms: clock.wall().plus(timing.lease()).unix_ms(),
+        waits: me.waiting.words(),
+        slowed: book.slowed(),
     }));
     note_stream(row.streams_mut(), StreamRef::from(&me.audit.head()));
 }

@@ -17,6 +17,13 @@ pub struct Lease {
     pub worker: String,
     /// When others may take it, wall clock, Unix milliseconds.
     pub until_ms: u64,
+    /// What the holder waited for when it last wrote, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+    /// What slowed the holder down when it last wrote, in words. It goes on,
+    /// only slower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowed: Option<String>,
 }
 
 /// What became of the rows that were scanned. The seven parts always sum to

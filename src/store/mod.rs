@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `merge` | the rule by which a store picks one of two writes, as a pure function |
 //! | `conformance` | the contract as a suite of tests, run on every backend |
+//! | `noted` | decorator: notes that the store is away, for the status |
 //! | `sqlite` | the embedded store: one SQLite file, any number of processes |
 
 pub mod conformance;
 pub mod merge;
+pub mod noted;
 pub mod sqlite;
 
 use std::fmt;
@@ -250,6 +252,39 @@ impl StoreError {
     }
 }
 
+/// Something about the tables or the servers that would break a promise of
+/// [`Store`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoreProblem {
+    /// What is wrong, with the table or node.
+    pub what: String,
+    /// How to mend it.
+    pub fix: String,
+}
+
+/// What a store's servers say of themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct StoreHealth {
+    /// What it is, with its version: `SQLite 3.50`, `ScyllaDB 2025.1`.
+    pub server: String,
+    /// What has to be mended before a job may change anything.
+    pub problems: Vec<StoreProblem>,
+    /// How far the servers' clock is from ours, milliseconds, where the two
+    /// differ at all (positive: theirs is ahead).
+    pub clock_offset_ms: i64,
+}
+
+/// How fast a store lets itself be asked, for the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StorePace {
+    /// Requests under way at a time, now at most.
+    pub limit: usize,
+    /// The same, when nothing slows it down.
+    pub ceiling: usize,
+    /// Why it is below the ceiling, in words for people: `overloaded`, `slow`.
+    pub reason: Option<String>,
+}
+
 /// Result of a store call.
 pub type StoreResult<T> = Result<T, StoreError>;
 
@@ -372,4 +407,14 @@ pub trait Store: Send + Sync {
         partition: &str,
         writes: &[ControlWrite],
     ) -> StoreResult<Applied>;
+
+    /// Looks at tables, settings and clock of the servers.
+    async fn health(&self) -> StoreResult<StoreHealth>;
+
+    /// Nodes that hold data and cannot be reached now. While one is away, a scan
+    /// of all replicas cannot be made, and hints wait for it.
+    async fn away(&self) -> StoreResult<Vec<String>>;
+
+    /// How fast it lets itself be asked; `None` where it does not slow down.
+    fn pace(&self) -> Option<StorePace>;
 }

@@ -6,6 +6,7 @@
 //! | `span` | the spans that say which job, organization, slice and worker a line is about |
 //! | `metrics` | the name of every metric, and the port Prometheus fetches them from |
 //! | `panic` | a panic message that names the place and nothing else |
+//! | `waiting` | what the process waits for, for the status |
 //! | `hygiene` | no core dump, no tracing by others, memory kept out of swap |
 
 pub mod hygiene;
@@ -13,6 +14,7 @@ pub mod logs;
 pub mod metrics;
 pub mod panic;
 pub mod span;
+pub mod waiting;
 
 pub use hygiene::{HardeningReport, harden};
 pub use logs::{LogError, init_logs};

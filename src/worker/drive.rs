@@ -20,7 +20,9 @@ use crate::job::{
 };
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
+use crate::pipeline::patiently;
 use crate::registry::{ActivationRow, RegistryError};
+use crate::telemetry::waiting::Part;
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
 
@@ -279,10 +281,7 @@ impl Driver<'_> {
         if sum.counts.quarantined > 0 {
             return self.block(job, &sum).await;
         }
-        let timing = &self.worker.shared.timing;
-        // Clocks may differ, so the drain is as much longer.
-        let wait = Duration::from_millis(timing.drain_ms + 2 * timing.max_skew_ms);
-        let until = self.worker.shared.clock.wall().plus(wait);
+        let until = self.drain_end();
         let verdict = match self.lapsed(job).await? {
             Some(lapsed) => lapsed,
             None => Verdict::NotNeeded {
@@ -300,14 +299,36 @@ impl Driver<'_> {
         .await
     }
 
+    /// The drain waits out hints, and a node that is away has its hints still to
+    /// come. So all are back first, and the wait begins then.
     async fn verified(&self, job: &JobRow) -> Result<(), WorkerError> {
+        let waiting = &self.worker.name.waiting;
+        let shared = &self.worker.shared;
+        let away = patiently(&shared.clock, || shared.store.away())
+            .await
+            .map_err(RegistryError::from)?;
+        if !away.is_empty() {
+            waiting.note(Part::Replicas, &format!("{} away", away.join(", ")));
+            return self.look_again().await;
+        }
+        waiting.clear(Part::Replicas);
+        let until = self.drain_end();
         self.go(
             job,
             JobState::Draining,
             "waits until no late write can land",
-            |_| {},
+            |row| row.drain_until_ms = Some(until.unix_ms()),
         )
         .await
+    }
+
+    /// When a drain that begins now may end. Clocks may differ, so it is as much
+    /// longer.
+    fn drain_end(&self) -> WallTime {
+        let shared = &self.worker.shared;
+        let timing = &shared.timing;
+        let wait = Duration::from_millis(timing.drain_ms + 2 * timing.max_skew_ms);
+        shared.clock.wall().plus(wait)
     }
 
     async fn drain(&self, job: &JobRow) -> Result<(), WorkerError> {

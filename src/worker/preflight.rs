@@ -4,6 +4,7 @@ use crate::ids::CmkArn;
 use crate::job::{Estimate, JobRow, Mode};
 use crate::kms::{CmkState, KmsClass, KmsError, ReasonCode, Use};
 use crate::pipeline::plan::count_slices;
+use crate::pipeline::{Shared, patiently};
 use crate::registry::{AllowList, RegistryError};
 use crate::scope::Scope;
 use crate::worker::{Worker, WorkerError};
@@ -35,6 +36,9 @@ pub(super) async fn run(worker: &Worker, job: &JobRow) -> Result<Found, WorkerEr
         Err(RegistryError::Refused(refusal)) => return Ok(Found::Refuse(refusal.to_string())),
         Err(error) => return Err(error.into()),
     };
+    if let Some(reason) = store_problem(shared).await? {
+        return Ok(Found::Refuse(reason));
+    }
     let list = shared.registry.allow_list(&request.org).await?;
     let trial = Trial {
         worker,
@@ -69,6 +73,32 @@ pub(super) async fn run(worker: &Worker, job: &JobRow) -> Result<Found, WorkerEr
         kms_calls,
         seconds: at_budget_s.ceil() as u64 + waits_ms.div_ceil(1000),
     }))
+}
+
+/// What about the store would break the promises that the rewriting stands on.
+async fn store_problem(shared: &Shared) -> Result<Option<String>, WorkerError> {
+    let health = patiently(&shared.clock, || shared.store.health())
+        .await
+        .map_err(RegistryError::from)?;
+    if let Some(problem) = health.problems.first() {
+        let more = match health.problems.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more; `rekeyd schema check` lists them)"),
+        };
+        return Ok(Some(format!(
+            "store_unfit: {}; {}{more}",
+            problem.what, problem.fix
+        )));
+    }
+    let skew_ms = shared.timing.max_skew_ms;
+    if health.clock_offset_ms.unsigned_abs() > skew_ms {
+        return Ok(Some(format!(
+            "clock_skew: the store's clock is {} ms from ours, and {skew_ms} ms are allowed; \
+             set the clocks (NTP) and ask again",
+            health.clock_offset_ms
+        )));
+    }
+    Ok(None)
 }
 
 struct Trial<'a> {

@@ -99,7 +99,7 @@ pub struct Site {
 impl Site {
     /// A copy of the template.
     pub async fn new(template: &Template, damage_one: bool) -> Self {
-        let rig = template.rig.copy();
+        let rig = template.rig.copy().await;
         let ledger = Arc::new(Ledger::new());
         let mut filled = BTreeMap::new();
         let mut damaged = None;

@@ -346,6 +346,7 @@ async fn i06_a_zombie_with_an_old_token_writes_no_control_row() {
     let name = |worker: &str| WorkerName {
         worker: worker.to_owned(),
         audit: rig.audit.clone(),
+        waiting: Default::default(),
     };
     let seen = async || rig.book.get(&rig.org, id).await.unwrap().unwrap();
     let claim = async |clock, worker: &str| {

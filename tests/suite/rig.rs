@@ -61,7 +61,7 @@ impl Rig {
         let unlock = wiring::unlock(&config);
         let old = ring.create_key(&unlock, &NewKey::default()).unwrap();
         let new = ring.create_key(&unlock, &NewKey::default()).unwrap();
-        let rig = Self::open(dir, config, old, new);
+        let rig = Self::open(dir, config, old, new).await;
         let canary = rig.canary(&rig.old).await;
         rig.registry
             .add_org(&rig.org, &rig.old, &canary, "test")
@@ -73,11 +73,13 @@ impl Rig {
 
     /// A client library of its own: nothing cached.
     pub async fn client(&self) -> Client {
-        let (kms, _) = wiring::kms(&self.config, "application", &self.audit, &self.clock).unwrap();
+        let (kms, _) = wiring::kms(&self.config, "application", &self.audit, &self.clock)
+            .await
+            .unwrap();
         let keys = InProcessKeys::builder(
             self.store.clone(),
             kms,
-            wiring::PROVIDER,
+            wiring::provider(&self.config),
             self.audit.clone(),
             self.clock.clone(),
         );
@@ -91,22 +93,24 @@ impl Rig {
     /// The same data in another directory. Filling a store costs many calls
     /// and commits; copying one costs nothing. Nobody may write to this one
     /// meanwhile.
-    pub fn copy(&self) -> Self {
+    pub async fn copy(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         copy_files(self.dir.path(), dir.path());
         let config = small_steps(dir.path());
-        Self::open(dir, config, self.old.clone(), self.new.clone())
+        Self::open(dir, config, self.old.clone(), self.new.clone()).await
     }
 
-    fn open(dir: tempfile::TempDir, config: Config, old: CmkArn, new: CmkArn) -> Self {
+    async fn open(dir: tempfile::TempDir, config: Config, old: CmkArn, new: CmkArn) -> Self {
         let clock = SystemClock::shared();
-        let store = wiring::store(&config, &clock).unwrap();
+        let store = wiring::store(&config, &clock).await.unwrap();
         let audit = wiring::audit(&config, "rekeyd test", None, &clock).unwrap();
-        let (kms, _) = wiring::kms(&config, "operator", &audit, &clock).unwrap();
+        let (kms, _) = wiring::kms(&config, "operator", &audit, &clock)
+            .await
+            .unwrap();
         Self {
             registry: Registry::new(store.clone(), clock.clone()),
             book: JobBook::new(store.clone(), clock.clone()),
-            queue: wiring::queue(&config, &clock).unwrap(),
+            queue: wiring::queue(&config, &clock).await.unwrap(),
             ring: RingAdmin::open(&config.kms.ring).unwrap(),
             org: OrgId::new("acme").unwrap(),
             workspace: WorkspaceId::new("w1").unwrap(),
@@ -164,7 +168,7 @@ impl Rig {
             let key = CellKey::derive(made.dek, &scope);
             let body = KeyRowBody {
                 wrap_epoch: desired.wrap_epoch,
-                provider: wiring::PROVIDER,
+                provider: wiring::provider(&self.config),
                 commitment: key.commitment().clone(),
                 created_ms: self.clock.wall().unix_ms(),
                 cmk: made.wrapped.cmk,

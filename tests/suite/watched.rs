@@ -9,7 +9,8 @@ use rekeyd::ids::{OrgId, RecordId};
 use rekeyd::scope::Kind;
 use rekeyd::store::{
     Applied, CellWrite, Consistency, ControlRow, ControlTable, ControlWrite, KeyRow, Page,
-    PageLimit, Partition, SharedStore, SliceKey, Store, StoreResult, StoredCell,
+    PageLimit, Partition, SharedStore, SliceKey, Store, StoreHealth, StorePace, StoreResult,
+    StoredCell,
 };
 
 /// What a test does before a call goes to the store. An error is the answer of
@@ -220,5 +221,17 @@ impl<S: StepIn + 'static> Store for Watched<S> {
             self.note(Event::Control(table, body));
         }
         self.inner.control_apply(table, partition, writes).await
+    }
+
+    async fn health(&self) -> StoreResult<StoreHealth> {
+        self.inner.health().await
+    }
+
+    async fn away(&self) -> StoreResult<Vec<String>> {
+        self.inner.away().await
+    }
+
+    fn pace(&self) -> Option<StorePace> {
+        self.inner.pace()
     }
 }

@@ -18,7 +18,8 @@ use crate::scope::{Kind, Scope};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{
     Applied, CellWrite, Consistency, ControlRow, ControlTable, ControlWrite, KeyRow, Page,
-    PageLimit, Partition, SharedStore, SliceKey, Store, StoreResult, StoredCell,
+    PageLimit, Partition, SharedStore, SliceKey, Store, StoreHealth, StorePace, StoreResult,
+    StoredCell,
 };
 
 /// What happens at a point of a call, once.
@@ -149,6 +150,18 @@ impl Store for TappedStore {
         writes: &[ControlWrite],
     ) -> StoreResult<Applied> {
         self.0.control_apply(table, partition, writes).await
+    }
+
+    async fn health(&self) -> StoreResult<StoreHealth> {
+        self.0.health().await
+    }
+
+    async fn away(&self) -> StoreResult<Vec<String>> {
+        self.0.away().await
+    }
+
+    fn pace(&self) -> Option<StorePace> {
+        self.0.pace()
     }
 }
 

@@ -250,7 +250,7 @@ pub(super) async fn without_old(
     show: &mut Show,
 ) -> Result<(), DemoError> {
     scene.ring.disable(&scene.old)?;
-    let app: Part = scene.part(APP)?;
+    let app: Part = scene.part(APP).await?;
     let why = Use::new(ReasonCode::MessageRead, "demo check, old CMK disabled");
     let scope = Scope::Canary {
         org: scene.org.clone(),

@@ -98,14 +98,14 @@ async fn load(
     make: impl FnOnce(&mut Feed) -> Result<Option<ImportReport>, DemoError> + Send + 'static,
     seen: &mut dyn FnMut(u64),
 ) -> Result<Filled, DemoError> {
-    let part = scene.part(IMPORTER)?;
+    let part = scene.part(IMPORTER).await?;
     let loader = Loader::new(
         scene.store.clone(),
         scene.registry.clone(),
         part.kms.clone(),
         part.audit.clone(),
         scene.clock.clone(),
-        wiring::PROVIDER,
+        wiring::provider(&scene.config),
         scene.org.clone(),
         scene.workspace.clone(),
     )

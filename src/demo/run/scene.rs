@@ -86,8 +86,8 @@ impl Scene {
         let config = config::load(Some(&config_file), [], [])?.config;
         let clock = SystemClock::shared();
         let timing = wiring::init(&config, &Timing::demo(), &clock).await?;
-        let store = wiring::store(&config, &clock)?;
-        let queue = wiring::queue(&config, &clock)?;
+        let store = wiring::store(&config, &clock).await?;
+        let queue = wiring::queue(&config, &clock).await?;
         let ring = RingAdmin::open(&config.kms.ring)?;
         let unlock = wiring::unlock(&config);
         let old = ring.create_key(&unlock, &NewKey::default())?;
@@ -115,7 +115,7 @@ impl Scene {
     /// Enters the organization and its CMKs, each with a canary that the worker
     /// will try before a job changes anything.
     async fn enrol(&self) -> Result<(), DemoError> {
-        let operator = self.part(OPERATOR)?;
+        let operator = self.part(OPERATOR).await?;
         let scope = Scope::Canary {
             org: self.org.clone(),
         };
@@ -139,12 +139,12 @@ impl Scene {
     ///
     /// # Errors
     /// If its audit stream or the key ring cannot be opened.
-    pub fn part(&self, caller: &str) -> Result<Part, DemoError> {
+    pub async fn part(&self, caller: &str) -> Result<Part, DemoError> {
         let mut config = self.config.clone();
         caller.clone_into(&mut config.kms.caller);
         let service = format!("rekeyd demo {caller}");
         let audit = wiring::audit(&config, &service, None, &self.clock)?;
-        let (kms, _) = wiring::kms(&config, caller, &audit, &self.clock)?;
+        let (kms, _) = wiring::kms(&config, caller, &audit, &self.clock).await?;
         Ok(Part { kms, audit })
     }
 
@@ -156,7 +156,7 @@ impl Scene {
         let keys = InProcessKeys::builder(
             self.store.clone(),
             part.kms.clone(),
-            wiring::PROVIDER,
+            wiring::provider(&self.config),
             part.audit.clone(),
             self.clock.clone(),
         );

@@ -57,6 +57,7 @@ impl Desk {
         let me = WorkerName {
             worker: "w".to_owned(),
             audit: self.audit.clone(),
+            waiting: Default::default(),
         };
         let (timing, org) = (Timing::production(), self.request.org.as_str());
         JobHold::claim(

@@ -35,7 +35,7 @@ use self::readers::Readers;
 use self::writer::Writer;
 use super::{
     Applied, CellWrite, Consistency, ControlRow, ControlTable, ControlWrite, KeyRow, Page,
-    PageLimit, Partition, SliceKey, Store, StoreResult, StoredCell,
+    PageLimit, Partition, SliceKey, Store, StoreHealth, StorePace, StoreResult, StoredCell,
 };
 use crate::clock::{SharedClock, WallTime, WriteTime};
 use crate::ids::{OrgId, RecordId};
@@ -283,5 +283,22 @@ impl Store for SqliteStore {
             // The writer answers each request with its own outcome.
             Outcome::Done | Outcome::Forgotten(_) => Err(errors::stopped()),
         }
+    }
+
+    async fn health(&self) -> StoreResult<StoreHealth> {
+        // The file, its schema and its settings were checked when it was opened;
+        // its clock is ours.
+        Ok(StoreHealth {
+            server: format!("SQLite {}", rusqlite::version()),
+            ..StoreHealth::default()
+        })
+    }
+
+    async fn away(&self) -> StoreResult<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn pace(&self) -> Option<StorePace> {
+        None
     }
 }

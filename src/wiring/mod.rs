@@ -1,5 +1,15 @@
 //! Which part meets which. Everything that knows a backend by name is here; the
 //! rest of the crate knows traits.
+//!
+//! | file | what |
+//! |---|---|
+//! | `store` | the store of the configuration |
+//! | `queue` | the queue |
+//! | `kms` | the KMS, audited and within its budget |
+
+mod kms;
+mod queue;
+mod store;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,27 +17,22 @@ use std::time::Duration;
 
 use crate::audit::{AuditError, AuditLog, Origin};
 use crate::clock::SharedClock;
-use crate::config::Config;
-use crate::crypto::Provider;
+use crate::config::{Config, QueueKind};
 use crate::job::{JobBook, WorkerName};
-use crate::kms::SharedKms;
-use crate::kms::audited::Audited;
-use crate::kms::budget::{BudgetSettings, Budgeted, Budgets, CallingAccount};
-use crate::kms::local::{LocalKeyRing, RingAdmin, RingError, Unlock};
+use crate::kms::budget::Budgets;
+use crate::kms::local::{RingAdmin, RingError};
 use crate::pipeline::{Limits, Parking, Shared};
-use crate::queue::sqlite::SqliteQueue;
-use crate::queue::{QueueError, SharedQueue};
+use crate::queue::QueueError;
 use crate::registry::{Registry, RegistryError, Timing};
-use crate::retry::RetryPolicy;
+use crate::store::noted::Noted;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
+use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
-/// The KMS that this build calls, as key rows name it.
-pub const PROVIDER: Provider = Provider::LocalRing;
-
-/// Variable with the passphrase of the key ring, where it has one.
-pub const RING_PASSPHRASE: &str = "REKEYD_RING_PASSPHRASE";
+pub use kms::{RING_PASSPHRASE, kms, provider, unlock};
+pub use queue::queue;
+pub use store::store;
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +90,9 @@ pub async fn init(
     let timing = Registry::new(store, clock.clone())
         .init_timing(timing)
         .await?;
-    queue(config, clock)?;
+    queue(config, clock).await?;
     if RingAdmin::open(&config.kms.ring).is_err() {
-        match passphrase() {
+        match kms::passphrase() {
             Some(unlock) => RingAdmin::create(&config.kms.ring, &unlock)?,
             None => RingAdmin::create_with_key_file(&config.kms.ring)?,
         };
@@ -105,40 +110,6 @@ fn make_dir(path: &Path) -> Result<(), WiringError> {
             path: path.display().to_string(),
             error,
         })
-}
-
-/// Opens the store; it must have been made by [`init`].
-pub fn store(config: &Config, clock: &SharedClock) -> Result<SharedStore, WiringError> {
-    Ok(Arc::new(SqliteStore::open(
-        &config.store.path,
-        clock.clone(),
-    )?))
-}
-
-/// Opens the queue, making its file if there is none.
-pub fn queue(config: &Config, clock: &SharedClock) -> Result<SharedQueue, WiringError> {
-    let queue = SqliteQueue::open(&config.queue.path, config.queue.max_receives, clock.clone())?;
-    Ok(Arc::new(queue))
-}
-
-/// How the key ring is opened: by the passphrase in the environment, else by
-/// the key file.
-pub fn unlock(config: &Config) -> Unlock {
-    passphrase().unwrap_or_else(|| {
-        Unlock::KeyFile(
-            config
-                .kms
-                .key_file
-                .clone()
-                .unwrap_or_else(|| config.kms.ring.join("ring.key")),
-        )
-    })
-}
-
-fn passphrase() -> Option<Unlock> {
-    std::env::var(RING_PASSPHRASE)
-        .ok()
-        .map(|text| Unlock::Passphrase(text.into()))
 }
 
 /// Starts this process's audit stream.
@@ -164,35 +135,6 @@ pub fn audit_as(
     Ok(AuditLog::open(&config.audit.dir, origin, clock.clone())?)
 }
 
-/// Opens the KMS as `caller`: every attempt audited, all within the budget.
-pub fn kms(
-    config: &Config,
-    caller: &str,
-    audit: &AuditLog,
-    clock: &SharedClock,
-) -> Result<(SharedKms, Arc<Budgets>), WiringError> {
-    let ring =
-        LocalKeyRing::open_with_clock(&config.kms.ring, caller, &unlock(config), clock.clone())?;
-    let account = config.kms.account.clone();
-    let audited: SharedKms = Arc::new(Audited::new(ring, audit.clone(), Some(account.clone())));
-    let rate = f64::from(config.kms.rate_per_s);
-    let budgets = Arc::new(Budgets::new(
-        BudgetSettings::per_second(rate),
-        clock.clone(),
-    ));
-    let policy = RetryPolicy {
-        give_up_after: Duration::from_secs(config.kms.give_up_s),
-        ..RetryPolicy::KMS
-    };
-    let budgeted = Budgeted::new(
-        audited,
-        CallingAccount::Fixed(account),
-        budgets.clone(),
-        policy,
-    );
-    Ok((Arc::new(budgeted), budgets))
-}
-
 /// A worker on the configured parts.
 pub struct WorkerParts {
     /// The worker.
@@ -201,11 +143,6 @@ pub struct WorkerParts {
     pub audit: AuditLog,
     /// Its KMS budgets, for the status line.
     pub budgets: Arc<Budgets>,
-}
-
-/// Puts a worker together.
-pub async fn worker(config: &Config, clock: &SharedClock) -> Result<WorkerParts, WiringError> {
-    worker_on(store(config, clock)?, config, clock).await
 }
 
 /// Puts a worker together on a store that is open already, or on a decorator
@@ -224,11 +161,13 @@ pub async fn worker_on(
             rand::random::<u32>()
         )
     });
+    let waiting = Waiting::default();
+    let store: SharedStore = Arc::new(Noted::new(store, waiting.clone()));
     let registry = Registry::new(store.clone(), clock.clone());
     let timing = registry.timing().await?;
-    let queue = queue(config, clock)?;
+    let queue = queue(config, clock).await?;
     let audit = audit(config, "rekeyd worker", Some(name.clone()), clock)?;
-    let (kms, budgets) = kms(config, &config.kms.caller, &audit, clock)?;
+    let (kms, budgets) = kms(config, &config.kms.caller, &audit, clock).await?;
     let w = &config.worker;
     let limits = Limits {
         slices: w.slices_in_flight,
@@ -243,7 +182,7 @@ pub async fn worker_on(
         book: JobBook::new(store.clone(), clock.clone()),
         registry,
         kms,
-        provider: PROVIDER,
+        provider: provider(config),
         audit: audit.clone(),
         clock: clock.clone(),
         timing,
@@ -258,12 +197,16 @@ pub async fn worker_on(
         name: WorkerName {
             worker: name,
             audit: audit.clone(),
+            waiting,
         },
         pace: Pace {
             tasks: w.tasks_in_flight,
             poll_ms: w.poll_ms,
             visibility: Duration::from_secs(config.queue.visibility_s),
-            receive_wait: Duration::from_secs(5),
+            receive_wait: Duration::from_secs(match config.queue.kind {
+                QueueKind::Sqlite => 5,
+                QueueKind::Sqs => config.queue.wait_s,
+            }),
             kms_rate_per_s: f64::from(config.kms.rate_per_s),
         },
     };
