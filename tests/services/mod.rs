@@ -1,0 +1,27 @@
+//! Real servers for tests: started on first use, ended with the test process.
+//!
+//! | file | what |
+//! |---|---|
+//! | `cassandra` | one Cassandra node, shared by the tests of a process |
+//! | `installed` | where the servers are; installs them if they are not |
+//! | `keeper` | a process that outlives this one for a moment, to clean up |
+//! | `moto` | AWS KMS as far as the wire goes |
+//! | `ports` | ports that nobody uses |
+//! | `server` | one server process: its start, its log, its end |
+//! | `sqs` | ElasticMQ, which speaks SQS |
+//!
+//! Included by a test program with `#[path]`; nothing in it knows rekeyd. A
+//! server that cannot be had is a panic that names the command to run, never a
+//! skipped test. See README.md there.
+
+mod cassandra;
+mod installed;
+mod keeper;
+mod moto;
+mod ports;
+mod server;
+mod sqs;
+
+pub use cassandra::{Cassandra, cassandra};
+pub use moto::{Moto, moto};
+pub use sqs::{Sqs, sqs};
