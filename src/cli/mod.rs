@@ -32,6 +32,8 @@ mod out;
 mod progress;
 mod report;
 mod retry;
+mod schema;
+mod schema_job;
 mod status;
 mod verify;
 mod worker;
@@ -115,9 +117,12 @@ enum Command {
     /// Show the configuration.
     #[command(subcommand)]
     Config(config::Command),
-    /// Look at messages that were refused.
+    /// Look at messages that were refused, and put them back.
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Print schemas.
+    #[command(subcommand)]
+    Schema(schema::Command),
 }
 
 impl Command {
@@ -140,6 +145,7 @@ impl Command {
             Command::Audit(c) => audit::run(context, c),
             Command::Config(c) => config::run(context, c),
             Command::Dlq(c) => dlq::run(context, c),
+            Command::Schema(c) => schema::run(context, c),
         }
     }
 }

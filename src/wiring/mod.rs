@@ -31,7 +31,7 @@ use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, provider, unlock};
-pub use queue::queue;
+pub use queue::{queue, queue_at};
 pub use store::store;
 
 /// Why the parts could not be put together.
@@ -165,7 +165,7 @@ pub async fn worker_on(
     let store: SharedStore = Arc::new(Noted::new(store, waiting.clone()));
     let registry = Registry::new(store.clone(), clock.clone());
     let timing = registry.timing().await?;
-    let queue = queue(config, clock).await?;
+    let queue = queue::queue_for_worker(config, clock).await?;
     let audit = audit(config, "rekeyd worker", Some(name.clone()), clock)?;
     let (kms, budgets) = kms(config, &config.kms.caller, &audit, clock).await?;
     let w = &config.worker;
