@@ -9,6 +9,7 @@ pub mod config;
 pub mod crypto;
 pub mod demo;
 pub mod epoch;
+pub mod iam;
 pub mod ids;
 pub mod import;
 pub mod job;
