@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod demo;
+pub mod doctor;
 pub mod epoch;
 pub mod iam;
 pub mod ids;

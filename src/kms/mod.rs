@@ -7,6 +7,7 @@
 //! | `local` | the local key ring: a file, for trial and tests |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
 //! | `audited` | decorator: an audit record for every call |
+//! | `trial` | is a CMK as a rekey needs it, by canaries |
 //! | `conformance` | one suite for every backend |
 
 pub mod audited;
@@ -14,6 +15,7 @@ pub mod budget;
 pub mod codes;
 pub mod conformance;
 pub mod local;
+pub mod trial;
 
 use std::sync::Arc;
 
