@@ -10,6 +10,7 @@ use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::progress::{Progress, Speed};
 use crate::cli::report::Failure;
+use crate::clock::BootTime;
 use crate::ids::JobId;
 use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
 use crate::queue::SharedQueue;
@@ -17,6 +18,9 @@ use crate::registry::{Registry, Timing};
 
 /// How often the job is looked at while waiting.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often the refused messages are looked through for a job that is not
+/// recorded: some queues have to hand them out for that.
+const ASK_QUEUE: Duration = Duration::from_secs(5);
 /// Refused messages looked through for one that asked for this job.
 const DEAD_LETTERS: usize = 10_000;
 
@@ -153,17 +157,25 @@ impl<'a> Status<'a> {
         let begun = clock.boot();
         let timeout = self.arguments.timeout.map(Duration::from_secs);
         let mut screen = Screen::new(self);
+        let mut asked: Option<BootTime> = None;
         loop {
             let mut job = self.look().await?;
             let lapsed = match &mut job {
                 Some(job) => self.lapse(job).await?,
                 None => false,
             };
-            if job.is_none() {
+            let now = clock.boot();
+            if job.is_none() && asked.is_none_or(|at| now.since(at) >= ASK_QUEUE) {
                 let why = self.not_recorded().await?;
                 if why.exit == Exit::JobFailed {
                     screen.end_line()?;
                     return Err(why);
+                }
+                if asked.replace(now).is_none() && !self.context.out.is_json() {
+                    eprintln!(
+                        "job {} is not recorded yet: waiting for a worker to take its message",
+                        self.arguments.job
+                    );
                 }
             }
             if let Some(job) = &job {
