@@ -10,6 +10,7 @@
 //! | `caller` | who calls: ourselves, or a role of the customer's |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
 //! | `audited` | decorator: an audit record for every call |
+//! | `trial` | is a CMK as a rekey needs it, by canaries |
 //! | `conformance` | one suite for every backend |
 
 pub mod audited;
@@ -20,6 +21,7 @@ pub mod caller;
 pub mod codes;
 pub mod conformance;
 pub mod local;
+pub mod trial;
 
 use std::sync::Arc;
 
