@@ -33,7 +33,7 @@ use super::codes::{
 };
 use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsBackend, KmsError, Wrapped};
 use crate::audit::AuditLog;
-use crate::aws::{TimeLimits, sdk_config};
+use crate::aws::{Credentials, TimeLimits, sdk_config};
 use crate::clock::{SharedClock, WallTime};
 use crate::ids::{CmkArn, OrgId};
 use crate::scope::Scope;
@@ -93,7 +93,13 @@ impl AwsKms {
         audit: Option<AuditLog>,
         clock: SharedClock,
     ) -> Result<Self, LogError> {
-        let shared = sdk_config(settings.region.as_deref(), None, settings.limits).await?;
+        let shared = sdk_config(
+            &Credentials::default(),
+            settings.region.as_deref(),
+            None,
+            settings.limits,
+        )
+        .await?;
         let mut config = Builder::from(&shared);
         if let Some(endpoint) = &settings.kms_endpoint {
             config = config.endpoint_url(endpoint);

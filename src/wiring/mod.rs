@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{AuditError, AuditLog, Origin};
+use crate::aws::Credentials;
 use crate::clock::SharedClock;
 use crate::config::{Config, KmsKind, QueueKind};
 use crate::job::{JobBook, WorkerName};
@@ -112,6 +113,13 @@ pub async fn init(
         };
     }
     Ok(timing)
+}
+
+fn credentials(config: &Config) -> Credentials {
+    Credentials {
+        profile: config.aws.profile.clone(),
+        file: config.aws.credentials_file.clone(),
+    }
 }
 
 fn make_dir(path: &Path) -> Result<(), WiringError> {

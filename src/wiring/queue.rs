@@ -56,6 +56,7 @@ pub async fn queue_at(
     clock: &SharedClock,
 ) -> Result<SharedQueue, WiringError> {
     let settings = SqsSettings {
+        credentials: super::credentials(config),
         url: url.to_owned(),
         dead_letter_url: None,
         endpoint: config.queue.endpoint.clone(),
@@ -74,6 +75,7 @@ async fn sqs(config: &Config, clock: &SharedClock) -> Result<SqsQueue, QueueErro
         ));
     };
     let settings = SqsSettings {
+        credentials: super::credentials(config),
         url,
         dead_letter_url: q.dead_letter_url.clone(),
         endpoint: q.endpoint.clone(),
