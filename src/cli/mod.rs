@@ -32,6 +32,7 @@ mod out;
 mod progress;
 mod report;
 mod retry;
+mod schema;
 mod status;
 mod verify;
 mod worker;
@@ -118,6 +119,9 @@ enum Command {
     /// Look at messages that were refused.
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Make and check the tables of a cluster.
+    #[command(subcommand)]
+    Schema(schema::Command),
 }
 
 impl Command {
@@ -140,6 +144,7 @@ impl Command {
             Command::Audit(c) => audit::run(context, c),
             Command::Config(c) => config::run(context, c),
             Command::Dlq(c) => dlq::run(context, c),
+            Command::Schema(c) => schema::run(context, c),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::worker::{Pace, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, provider, unlock};
 pub use queue::queue;
-pub use store::store;
+pub use store::{cluster, store};
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,8 @@ pub enum WiringError {
 }
 
 /// Makes a new data directory: store with its timing row, queue and key ring.
-/// What stands already is left as it is. Returns the waits that hold.
+/// What stands already is left as it is. Returns the waits that hold. A cluster's
+/// tables and waits must stand: `rekeyd schema apply` makes them.
 pub async fn init(
     config: &Config,
     timing: &Timing,
@@ -83,13 +84,17 @@ pub async fn init(
     {
         make_dir(path)?;
     }
-    let store: SharedStore = Arc::new(SqliteStore::open_or_create(
-        &config.store.path,
-        clock.clone(),
-    )?);
-    let timing = Registry::new(store, clock.clone())
-        .init_timing(timing)
-        .await?;
+    let timing = if config.store.kind.is_cluster() {
+        let store = store(config, clock).await?;
+        Registry::new(store, clock.clone()).timing().await?
+    } else {
+        let store: SharedStore = Arc::new(SqliteStore::open_or_create(
+            &config.store.path,
+            clock.clone(),
+        )?);
+        let registry = Registry::new(store, clock.clone());
+        registry.init_timing(timing).await?
+    };
     queue(config, clock).await?;
     if RingAdmin::open(&config.kms.ring).is_err() {
         match kms::passphrase() {

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `cassandra` | one Cassandra node, shared by the tests of a process |
+//! | `compactor` | flushes and compacts a node's keyspaces |
 //! | `installed` | where the servers are; installs them if they are not |
 //! | `keeper` | a process that outlives this one for a moment, to clean up |
 //! | `moto` | AWS KMS as far as the wire goes |
@@ -15,6 +16,7 @@
 //! skipped test. See README.md there.
 
 mod cassandra;
+mod compactor;
 mod installed;
 mod keeper;
 mod moto;
