@@ -13,6 +13,7 @@
 //! | `roles` | a rewrap by a role that may not decrypt, and the verifier's role |
 //! | of `../suite`: `rekey`, `blocked`, `invariants`, `refusals` | the same jobs on these parts |
 //! | of `../recovery`: `kill_points`, `random_kills` | the same deaths on these parts |
+//! | `store` | the store on Cassandra |
 
 mod aws;
 mod backend;
@@ -28,6 +29,7 @@ mod servers;
 #[allow(dead_code, unused_imports)]
 #[path = "../services/mod.rs"]
 mod services;
+mod store;
 
 #[path = "../suite/blocked.rs"]
 mod blocked;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use rekeyd::demo::generate::{Recipe, Shape};
+use rekeyd::ids::CmkArn;
 use rekeyd::job::{JobState, Mode};
-use rekeyd::kms::local::{Deny, Permission};
+use rekeyd::kms::local::{DenyRule, Permission};
 
 use crate::process::Process;
 use crate::rig::{Rig, short_waits};
@@ -21,13 +22,16 @@ async fn a_rewrap_is_proven_by_roles_that_see_no_key_of_the_old_cmk() {
             expiries_from_s: None,
         })
         .await;
-    let forbid = |cmk, caller: &str, permissions: &[Permission]| {
-        let deny = Deny {
-            callers: vec![caller.to_owned()],
+    let forbid = |cmk: &CmkArn, caller: &str, permissions: &[Permission]| {
+        let rule = DenyRule {
+            id: format!("{caller}-{}", uuid::Uuid::new_v4()),
+            cmks: vec![cmk.clone()],
             permissions: permissions.to_vec(),
             context: BTreeMap::new(),
+            callers: vec![caller.to_owned()],
+            reason: "a test".to_owned(),
         };
-        rig.ring.deny(cmk, deny).unwrap();
+        rig.ring.add_deny(rule).unwrap();
     };
     for cmk in [&rig.old, &rig.new] {
         forbid(
