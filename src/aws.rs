@@ -9,10 +9,12 @@ use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+
+pub use aws_config::SdkConfig;
 
 use crate::telemetry::logs::{LogError, check_body_tracing};
 
@@ -92,6 +94,18 @@ impl Credentials {
 /// # Errors
 /// If the environment asks the SDK to log bodies, data keys among them.
 pub async fn sdk_config(
+    region: Option<&str>,
+    endpoint: Option<&str>,
+    limits: TimeLimits,
+) -> Result<SdkConfig, LogError> {
+    sdk_config_as(&Credentials::default(), region, endpoint, limits).await
+}
+
+/// As [`sdk_config`], with credentials from where one says.
+///
+/// # Errors
+/// As there.
+pub async fn sdk_config_as(
     credentials: &Credentials,
     region: Option<&str>,
     endpoint: Option<&str>,
@@ -161,7 +175,7 @@ mod tests {
                 file: Some(file.clone()),
             };
             let region = Some("eu-west-1");
-            let config = sdk_config(&credentials, region, None, TimeLimits::PROMPT).await;
+            let config = sdk_config_as(&credentials, region, None, TimeLimits::PROMPT).await;
             let provider = config.unwrap().credentials_provider().unwrap();
             let found = provider.provide_credentials().await;
             found.map(|c| c.access_key_id().to_owned())

@@ -33,7 +33,7 @@ use super::codes::{
 };
 use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsBackend, KmsError, Wrapped};
 use crate::audit::AuditLog;
-use crate::aws::{Credentials, TimeLimits, sdk_config};
+use crate::aws::{TimeLimits, sdk_config};
 use crate::clock::{SharedClock, WallTime};
 use crate::ids::{CmkArn, OrgId};
 use crate::scope::Scope;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rekeyd::aws::{Credentials, TimeLimits, sdk_config};
+use rekeyd::aws::{TimeLimits, sdk_config};
 use rekeyd::clock::SystemClock;
 use rekeyd::config::{self, Config};
 use rekeyd::kms::local::{LocalKeyRing, RingAdmin, Unlock, serve};
@@ -224,14 +224,9 @@ async fn make_queue(name: &str) -> String {
     use aws_sdk_sqs::types::QueueAttributeName as Attribute;
     let endpoint = services::sqs().endpoint();
     let made_up = aws_sdk_sqs::config::Credentials::new("operator", "not-checked", None, None, "test");
-    let shared = sdk_config(
-        &Credentials::default(),
-        Some("eu-west-1"),
-        Some(&endpoint),
-        TimeLimits::PROMPT,
-    )
-    .await
-    .unwrap();
+    let shared = sdk_config(Some("eu-west-1"), Some(&endpoint), TimeLimits::PROMPT)
+        .await
+        .unwrap();
     let sqs = aws_sdk_sqs::Client::from_conf(
         aws_sdk_sqs::config::Builder::from(&shared)
             .credentials_provider(made_up)

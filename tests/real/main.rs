@@ -6,6 +6,7 @@
 //! | `cluster` | three nodes, of which one is killed and comes back |
 //! | `faults` | the proxy does to a connection what its modes say |
 //! | `keeper` | no server outlives its test process |
+//! | `queue` | the queue on SQS, which ElasticMQ speaks |
 //! | `servers` | the servers do what the other tests rely on |
 //! | `backend`, `copy` | the parts that a rig stands on, and how one is copied |
 //! | `nodes_die` | a rekey on three nodes, two of which are killed |
@@ -24,6 +25,7 @@ mod keeper;
 mod network;
 mod nodes_die;
 mod roles;
+mod queue;
 mod servers;
 // Shared with other test programs, which use the rest.
 #[allow(dead_code, unused_imports)]

@@ -28,7 +28,7 @@ use aws_sdk_sqs::types::{
 use tokio::sync::OnceCell;
 
 use super::{DeadLetter, Delivery, MAX_BODY_BYTES, Queue, QueueError, Which};
-use crate::aws::{Credentials, TimeLimits, sdk_config};
+use crate::aws::{Credentials, SdkConfig, TimeLimits, sdk_config_as};
 use crate::clock::SharedClock;
 use address::{Address, QueueArn};
 use errors::Asked;
@@ -85,6 +85,26 @@ impl SqsQueue {
     /// [`QueueError::Fatal`] if a URL is none of a queue, or no region is known.
     pub async fn connect(settings: SqsSettings, clock: SharedClock) -> Result<Self, QueueError> {
         let address = parse(&settings.url, "queue.url")?;
+        let region = settings.region.as_deref().or(address.region.as_deref());
+        let shared = sdk_config_as(
+            &settings.credentials,
+            region,
+            settings.endpoint.as_deref(),
+            TimeLimits::PROMPT,
+        )
+        .await
+            .map_err(|e| QueueError::Fatal(e.to_string()))?;
+        Self::with(settings, &shared, clock)
+    }
+
+    /// As [`SqsQueue::connect`], with a set-up of the caller's: other
+    /// credentials. Its region and endpoint stand before those of the settings.
+    pub fn with(
+        settings: SqsSettings,
+        shared: &SdkConfig,
+        clock: SharedClock,
+    ) -> Result<Self, QueueError> {
+        let address = parse(&settings.url, "queue.url")?;
         let dead_letter_url = OnceCell::new();
         if let Some(url) = &settings.dead_letter_url {
             let dead = parse(url, "queue.dead_letter_url")?;
@@ -94,24 +114,16 @@ impl SqsQueue {
                      queue, those of a standard queue to a standard one"
                 )));
             }
-            dead_letter_url.set(url.clone()).ok();
+            // New, so it cannot be set already.
+            let _ = dead_letter_url.set(url.clone());
         }
-        let region = settings.region.as_deref().or(address.region.as_deref());
-        let shared = sdk_config(
-            &settings.credentials,
-            region,
-            settings.endpoint.as_deref(),
-            TimeLimits::PROMPT,
-        )
-        .await
-        .map_err(|e| QueueError::Fatal(e.to_string()))?;
         if shared.region().is_none() {
             return Err(QueueError::Fatal(format!(
                 "no region is known for {}: its host names none; set queue.region or AWS_REGION",
                 settings.url
             )));
         }
-        let mut config = aws_sdk_sqs::config::Builder::from(&shared);
+        let mut config = aws_sdk_sqs::config::Builder::from(shared);
         let elsewhere = |name| std::env::var_os(name).is_some();
         if shared.endpoint_url().is_none() && !elsewhere("AWS_ENDPOINT_URL_SQS") {
             config = config.endpoint_url(&address.origin);
