@@ -31,7 +31,7 @@ use super::caller::{Caller, RoleCache};
 use super::codes::{
     Cause, Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side, side_named,
 };
-use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsBackend, KmsError, Wrapped};
+use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsError, Wrapped};
 use crate::audit::AuditLog;
 use crate::aws::{TimeLimits, sdk_config};
 use crate::clock::{SharedClock, WallTime};
@@ -195,7 +195,7 @@ impl AwsKms {
 }
 
 #[async_trait::async_trait]
-impl KmsBackend for AwsKms {
+impl super::KmsBackend for AwsKms {
     async fn generate_data_key(
         &self,
         cmk: &CmkArn,
