@@ -94,5 +94,9 @@ async fn a_job_that_is_missing_on_the_list_or_unreadable_stops_nobody() {
     rig.wait_state(job, JobState::Drained).await;
     worker.stop().await;
     let open = rig.book.open_everywhere().await.unwrap();
-    assert_eq!(open, [(rig.org.clone(), strange)], "ended jobs are taken off");
+    assert_eq!(
+        open,
+        [(rig.org.clone(), strange)],
+        "ended jobs are taken off"
+    );
 }
