@@ -2,6 +2,7 @@
 //! another. ARCHITECTURE.md is the map of this crate.
 
 pub mod audit;
+pub mod aws;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -12,13 +12,15 @@ use crate::cli::report::{self, Failure};
 use crate::ids::{CmkArn, JobId, OrgId};
 use crate::job::{Cause, JobMessage, Mode, RekeyRequest};
 use crate::queue::MAX_BODY_BYTES;
+use crate::wiring;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Ask for a rekey of an organization.
     #[command(
         after_help = "Examples:\n  rekeyd enqueue rekey --org acme --to $NEW --reason 'yearly rotation'\n  \
-                      rekeyd enqueue rekey --file job.json"
+                      rekeyd enqueue rekey --file job.json\n  \
+                      rekeyd enqueue rekey --org acme --to $NEW --queue-url https://sqs.eu-west-1.amazonaws.com/111122223333/rekeyd-jobs"
     )]
     Rekey(Box<Rekey>),
 }
@@ -55,6 +57,9 @@ pub(super) struct Rekey {
     /// The job's id; made if not given. An id is taken once.
     #[arg(long, value_name = "UUID")]
     job_id: Option<JobId>,
+    /// Send to this SQS queue, whatever queue is configured.
+    #[arg(long, value_name = "URL")]
+    queue_url: Option<String>,
     /// Send the message in this file instead; `-` reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "org", "to", "from", "mode", "cause", "requested_by", "reason", "not_before", "not_after", "job_id",
@@ -85,7 +90,10 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
     };
     let request = message.request();
     let message_id = context.run(async {
-        let queue = context.queue().await?;
+        let queue = match &rekey.queue_url {
+            Some(url) => wiring::queue_at(url, context.config(), &context.clock).await?,
+            None => context.queue().await?,
+        };
         Ok(queue.send(&message.to_json()).await?)
     })?;
     let job = request.job_id;

@@ -35,6 +35,8 @@ mod out;
 mod progress;
 mod report;
 mod retry;
+mod schema;
+mod schema_job;
 mod status;
 mod verify;
 mod worker;
@@ -124,9 +126,12 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// Print the least policies for a role and for the customer's keys.
     IamPolicy(iam_policy::Arguments),
-    /// Look at messages that were refused.
+    /// Look at messages that were refused, and put them back.
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Print schemas.
+    #[command(subcommand)]
+    Schema(schema::Command),
 }
 
 impl Command {
@@ -152,6 +157,7 @@ impl Command {
             Command::Healthcheck(a) => healthcheck::run(context, a),
             Command::IamPolicy(a) => iam_policy::run(context, a),
             Command::Dlq(c) => dlq::run(context, c),
+            Command::Schema(c) => schema::run(context, c),
         }
     }
 }

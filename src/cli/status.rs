@@ -11,6 +11,7 @@ use crate::cli::out;
 use crate::cli::progress::{Progress, Speed};
 use crate::cli::report::Failure;
 use crate::clock::BootTime;
+use crate::config::QueueKind;
 use crate::ids::JobId;
 use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
 use crate::queue::SharedQueue;
@@ -18,9 +19,9 @@ use crate::registry::{Registry, Timing};
 
 /// How often the job is looked at while waiting.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often the refused messages are looked through for a job that is not
-/// recorded: some queues have to hand them out for that.
-const ASK_QUEUE: Duration = Duration::from_secs(5);
+/// How often refused messages are looked at while a job is not recorded: on SQS
+/// a look takes a second, and hides them from others for as long.
+const LOOK_AT_SQS: Duration = Duration::from_secs(10);
 /// Refused messages looked through for one that asked for this job.
 const DEAD_LETTERS: usize = 10_000;
 
@@ -118,10 +119,9 @@ impl<'a> Status<'a> {
     async fn not_recorded(&self) -> Result<Failure, Failure> {
         let id = self.arguments.job;
         let letters = self.queue.dead_letters(DEAD_LETTERS).await?;
-        let refused = letters
-            .into_iter()
-            .rev()
-            .find(|letter| JobMessage::parse(&letter.body).is_ok_and(|m| m.request().job_id == id));
+        let refused = letters.into_iter().rev().find(|letter| {
+            JobMessage::receive(&letter.body).is_ok_and(|m| m.request().job_id == id)
+        });
         Ok(match refused {
             Some(letter) => {
                 let reason = figures::printable(&letter.reason);
@@ -158,6 +158,10 @@ impl<'a> Status<'a> {
         let timeout = self.arguments.timeout.map(Duration::from_secs);
         let mut screen = Screen::new(self);
         let mut asked: Option<BootTime> = None;
+        let between = match self.context.config().queue.kind {
+            QueueKind::Sqlite => LOOK,
+            QueueKind::Sqs => LOOK_AT_SQS,
+        };
         loop {
             let mut job = self.look().await?;
             let lapsed = match &mut job {
@@ -165,7 +169,7 @@ impl<'a> Status<'a> {
                 None => false,
             };
             let now = clock.boot();
-            if job.is_none() && asked.is_none_or(|at| now.since(at) >= ASK_QUEUE) {
+            if job.is_none() && asked.is_none_or(|at| now.since(at) >= between) {
                 let why = self.not_recorded().await?;
                 if why.exit == Exit::JobFailed {
                     screen.end_line()?;

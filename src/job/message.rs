@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::{CmkArn, JobId, OrgId};
+use crate::job::envelope;
 use crate::queue::MAX_BODY_BYTES;
 
 /// How a rekey is done.
@@ -85,6 +86,9 @@ pub enum JobMessage {
 /// and field names of the message but not its whole body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
+    /// Wrapped in something this version does not open.
+    #[error("unknown_envelope: {0}")]
+    Envelope(String),
     /// Too large.
     #[error("too_large: the message has {0} bytes, at most 65536 are read")]
     TooLarge(usize),
@@ -132,6 +136,15 @@ impl JobMessage {
             .map_err(|e| MessageError::Field(e.to_string()))?;
         request.check()?;
         Ok(JobMessage::Rekey(request))
+    }
+
+    /// Reads a message as it comes from a queue: alone, or in the envelope of
+    /// SNS or EventBridge.
+    pub fn receive(text: &str) -> Result<Self, MessageError> {
+        match envelope::open(text)? {
+            Some(inner) => Self::parse(&inner),
+            None => Self::parse(text),
+        }
     }
 
     /// The message as it is sent.

@@ -3,6 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `message` | what travels on the queue, and why a message is refused |
+//! | `envelope` | what SNS and EventBridge put around a message |
+//! | `schema` | the message as a JSON Schema, for who sends it |
 //! | `state` | the states of a job and every way from one to another |
 //! | `rows` | jobs, tasks and their counts as they stand in the store |
 //! | `book` | reading and changing those rows, always conditionally |
@@ -10,9 +12,11 @@
 //! | `verdict` | the sentence at the end |
 
 mod book;
+mod envelope;
 mod lease;
 mod message;
 mod rows;
+mod schema;
 mod state;
 mod verdict;
 
@@ -23,5 +27,6 @@ pub use rows::{
     Activated, BlockedSlice, Checkpoint, Counts, Effort, Estimate, JobRow, Lease, Pass,
     QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,
 };
+pub use schema::MESSAGE_SCHEMA;
 pub use state::JobState;
 pub use verdict::Verdict;

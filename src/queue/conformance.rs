@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Delivery, MAX_BODY_BYTES, QueueError, SharedQueue};
+use super::{Delivery, MAX_BODY_BYTES, QueueError, SharedQueue, Which};
 
 /// A backend, and the power over its time.
 #[async_trait::async_trait]
@@ -38,12 +38,20 @@ async fn one(queue: &SharedQueue, visibility: Duration) -> Delivery {
     got.remove(0)
 }
 
+async fn delete(queue: &SharedQueue, receipt: &str) -> Result<(), QueueError> {
+    let mut answers = queue.delete(&[receipt]).await;
+    assert_eq!(answers.len(), 1, "one answer for each receipt");
+    answers.remove(0)
+}
+
 /// All of it.
 pub async fn all(harness: &dyn Harness) {
     delivery(harness).await;
     visibility(harness).await;
     settling(harness).await;
+    settling_many(harness).await;
     dead_letters(harness).await;
+    redrive(harness).await;
     sizes(harness).await;
 }
 
@@ -107,7 +115,7 @@ async fn visibility(harness: &dyn Harness) {
         now(&queue, SHORT).await.is_empty(),
         "what was extended stays hidden"
     );
-    queue.delete(&second.receipt).await.expect("delete");
+    delete(&queue, &second.receipt).await.expect("delete");
     assert!(
         matches!(
             queue.extend(&second.receipt, LONG).await,
@@ -121,9 +129,8 @@ async fn settling(harness: &dyn Harness) {
     let queue = harness.queue().await;
     queue.send("job").await.expect("send");
     let delivery = one(&queue, SHORT).await;
-    queue.delete(&delivery.receipt).await.expect("delete");
-    queue
-        .delete(&delivery.receipt)
+    delete(&queue, &delivery.receipt).await.expect("delete");
+    delete(&queue, &delivery.receipt)
         .await
         .expect("deleting twice is no error");
     harness.pass(AFTER_SHORT).await;
@@ -137,13 +144,12 @@ async fn settling(harness: &dyn Harness) {
     harness.pass(AFTER_SHORT).await;
     let current = one(&queue, LONG).await;
     // A backend may not notice a stale receipt; it must not fail otherwise.
-    let answer = queue.delete(&stale.receipt).await;
+    let answer = delete(&queue, &stale.receipt).await;
     assert!(
         matches!(answer, Ok(()) | Err(QueueError::ReceiptExpired)),
         "{answer:?}"
     );
-    queue
-        .delete(&current.receipt)
+    delete(&queue, &current.receipt)
         .await
         .expect("the current receipt is good");
     assert!(
@@ -153,6 +159,27 @@ async fn settling(harness: &dyn Harness) {
             .expect("dead letters")
             .is_empty()
     );
+}
+
+async fn settling_many(harness: &dyn Harness) {
+    let queue = harness.queue().await;
+    assert!(queue.delete(&[]).await.is_empty(), "nothing to delete");
+    for n in 0..3 {
+        queue.send(&format!("job {n}")).await.expect("send");
+    }
+    let mut deliveries = Vec::new();
+    while deliveries.len() < 3 {
+        deliveries.extend(now(&queue, LONG).await);
+    }
+    let kept = deliveries.pop().expect("three");
+    queue.extend(&kept.receipt, SHORT).await.expect("extend");
+    let receipts: Vec<_> = deliveries.iter().map(|d| d.receipt.as_str()).collect();
+    let answers = queue.delete(&receipts).await;
+    assert_eq!(answers.len(), 2, "one answer for each receipt");
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    harness.pass(AFTER_SHORT).await;
+    let left = one(&queue, LONG).await;
+    assert_eq!(left.body, kept.body, "only what was named is deleted");
 }
 
 async fn dead_letters(harness: &dyn Harness) {
@@ -204,6 +231,45 @@ async fn dead_letters(harness: &dyn Harness) {
     let last = letters.last().expect("the poison");
     assert_eq!(last.body, "poison");
     assert!(!last.reason.is_empty(), "it says why");
+}
+
+async fn redrive(harness: &dyn Harness) {
+    let queue = harness.queue().await;
+    for body in ["one", "two", "three"] {
+        queue
+            .bury(body, "no such organization")
+            .await
+            .expect("bury");
+        // Letters are told apart by the millisecond.
+        harness.pass(Duration::from_millis(5)).await;
+    }
+    let letters = queue.dead_letters(10).await.expect("dead letters");
+    let nobody = ["nobody".to_owned()];
+    let back = queue.redrive(Which::Ids(&nobody)).await.expect("redrive");
+    assert!(back.is_empty(), "no such letter");
+
+    let second = [letters[1].message_id.clone()];
+    let back = queue.redrive(Which::Ids(&second)).await.expect("redrive");
+    assert_eq!(back, second, "it says what was put back");
+    let delivery = one(&queue, LONG).await;
+    assert_eq!((delivery.body.as_str(), delivery.receive_count), ("two", 1));
+    let left = queue.dead_letters(10).await.expect("dead letters");
+    let bodies: Vec<_> = left.iter().map(|l| l.body.as_str()).collect();
+    assert_eq!(bodies, ["one", "three"], "the others are as they were");
+
+    let mut back = queue.redrive(Which::All).await.expect("redrive");
+    back.sort();
+    let mut others = vec![letters[0].message_id.clone(), letters[2].message_id.clone()];
+    others.sort();
+    assert_eq!(back, others);
+    let left = queue.dead_letters(10).await.expect("dead letters");
+    assert!(left.is_empty(), "none is left: {left:?}");
+    let mut bodies = Vec::new();
+    while bodies.len() < 2 {
+        bodies.extend(now(&queue, LONG).await.into_iter().map(|d| d.body));
+    }
+    bodies.sort();
+    assert_eq!(bodies, ["one", "three"]);
 }
 
 async fn sizes(harness: &dyn Harness) {

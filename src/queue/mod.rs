@@ -6,6 +6,7 @@
 
 pub mod conformance;
 pub mod sqlite;
+pub mod sqs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct Delivery {
     pub receive_count: u32,
 }
 
-/// A message that was refused.
+/// A message that was refused, or that nobody could settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// The message's id.
@@ -39,8 +40,28 @@ pub struct DeadLetter {
     pub body: String,
     /// Why it was refused.
     pub reason: String,
-    /// When, Unix milliseconds.
+    /// When, Unix milliseconds. Where the queue itself moved the message and
+    /// does not say when: when it was sent.
     pub at_ms: u64,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which<'a> {
+    /// All that are there now.
+    All,
+    /// Those with one of these message ids.
+    Ids(&'a [String]),
+}
+
+impl Which<'_> {
+    /// Whether this message is meant.
+    pub fn means(&self, message_id: &str) -> bool {
+        match self {
+            Which::All => true,
+            Which::Ids(ids) => ids.iter().any(|id| id == message_id),
+        }
+    }
 }
 
 /// An error of the queue.
@@ -86,8 +107,9 @@ pub trait Queue: Send + Sync {
     /// Keeps a delivery hidden for `visibility` from now.
     async fn extend(&self, receipt: &str, visibility: Duration) -> Result<(), QueueError>;
 
-    /// Removes a message for good. Deleting twice is no error.
-    async fn delete(&self, receipt: &str) -> Result<(), QueueError>;
+    /// Removes messages for good: one answer for each receipt, in their order.
+    /// Each is removed or not by itself. Deleting twice is no error.
+    async fn delete(&self, receipts: &[&str]) -> Vec<Result<(), QueueError>>;
 
     /// Puts a message among the dead letters with the reason, and removes it
     /// from the queue. A crash between the two leaves it in both.
@@ -97,6 +119,12 @@ pub trait Queue: Send + Sync {
     /// that was recorded and then failed its preflight.
     async fn bury(&self, body: &str, reason: &str) -> Result<(), QueueError>;
 
-    /// The dead letters, oldest first, at most `limit`.
+    /// The dead letters, oldest first, at most `limit`. Where a queue cannot be
+    /// looked at in order, which of them are left out is not said.
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Puts dead letters back into the queue, each as a new message with the
+    /// body it had, and returns their ids as dead letters. What is refused while
+    /// this runs is left. A crash may leave a message in both.
+    async fn redrive(&self, which: Which<'_>) -> Result<Vec<String>, QueueError>;
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{DeadLetter, Delivery, MAX_BODY_BYTES, Queue, QueueError};
+use super::{DeadLetter, Delivery, MAX_BODY_BYTES, Queue, QueueError, Which};
 use crate::clock::{SharedClock, WallTime};
 
 /// How long a transaction waits for those of other processes.
@@ -153,6 +153,19 @@ impl SqliteQueue {
         })
         .await
     }
+
+    async fn delete_one(&self, receipt: &str) -> Result<(), QueueError> {
+        let (receipt, now) = (receipt.to_owned(), self.clock.wall());
+        self.transact(
+            move |transaction| match standing(transaction, &receipt, now)? {
+                // Lapsed, but nobody else has it: what was done is done.
+                (id, Standing::Good | Standing::Lapsed) => remove(transaction, &id),
+                (_, Standing::Gone) => Ok(()),
+                (_, Standing::Superseded) => Err(QueueError::ReceiptExpired),
+            },
+        )
+        .await
+    }
 }
 
 /// What was handed out too often goes to the dead letters, before it is handed
@@ -280,6 +293,38 @@ fn bury(
     Ok(())
 }
 
+/// A new message. Returns its id.
+fn put(transaction: &Transaction<'_>, body: &str, now: WallTime) -> Result<String, QueueError> {
+    let id = uuid::Uuid::new_v4().to_string();
+    transaction.execute(
+        "INSERT INTO queue_messages (id, body, visible_us, receive_count)
+         VALUES (?1, ?2, ?3, 0)",
+        params![id, body, now.0],
+    )?;
+    Ok(id)
+}
+
+/// Dead letters become messages again.
+fn put_back(
+    transaction: &Transaction<'_>,
+    which: Which<'_>,
+    now: WallTime,
+) -> Result<Vec<String>, QueueError> {
+    let letters: Vec<(i64, String, String)> = transaction
+        .prepare_cached("SELECT n, message_id, body FROM queue_dead_letters ORDER BY n")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut back = Vec::new();
+    for (n, message_id, body) in letters {
+        if which.means(&message_id) {
+            put(transaction, &body, now)?;
+            transaction.execute("DELETE FROM queue_dead_letters WHERE n = ?1", [n])?;
+            back.push(message_id);
+        }
+    }
+    Ok(back)
+}
+
 fn remove(transaction: &Transaction<'_>, id: &str) -> Result<(), QueueError> {
     transaction.execute("DELETE FROM queue_messages WHERE id = ?1", [id])?;
     Ok(())
@@ -291,18 +336,9 @@ impl Queue for SqliteQueue {
         if !(1..=MAX_BODY_BYTES).contains(&body.len()) {
             return Err(QueueError::BodySize(body.len()));
         }
-        let id = uuid::Uuid::new_v4().to_string();
-        let (row_id, body, now) = (id.clone(), body.to_owned(), self.clock.wall());
-        self.transact(move |transaction| {
-            transaction.execute(
-                "INSERT INTO queue_messages (id, body, visible_us, receive_count)
-                 VALUES (?1, ?2, ?3, 0)",
-                params![row_id, body, now.0],
-            )?;
-            Ok(())
-        })
-        .await?;
-        Ok(id)
+        let (body, now) = (body.to_owned(), self.clock.wall());
+        self.transact(move |transaction| put(transaction, &body, now))
+            .await
     }
 
     async fn receive(
@@ -342,17 +378,12 @@ impl Queue for SqliteQueue {
         .await
     }
 
-    async fn delete(&self, receipt: &str) -> Result<(), QueueError> {
-        let (receipt, now) = (receipt.to_owned(), self.clock.wall());
-        self.transact(
-            move |transaction| match standing(transaction, &receipt, now)? {
-                // Lapsed, but nobody else has it: what was done is done.
-                (id, Standing::Good | Standing::Lapsed) => remove(transaction, &id),
-                (_, Standing::Gone) => Ok(()),
-                (_, Standing::Superseded) => Err(QueueError::ReceiptExpired),
-            },
-        )
-        .await
+    async fn delete(&self, receipts: &[&str]) -> Vec<Result<(), QueueError>> {
+        let mut answers = Vec::with_capacity(receipts.len());
+        for receipt in receipts {
+            answers.push(self.delete_one(receipt).await);
+        }
+        answers
     }
 
     async fn refuse(&self, delivery: &Delivery, reason: &str) -> Result<(), QueueError> {
@@ -393,6 +424,19 @@ impl Queue for SqliteQueue {
                 })
             })?;
             Ok(letters.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    async fn redrive(&self, which: Which<'_>) -> Result<Vec<String>, QueueError> {
+        let now = self.clock.wall();
+        let ids = match which {
+            Which::All => None,
+            Which::Ids(ids) => Some(ids.to_vec()),
+        };
+        self.transact(move |transaction| {
+            let which = ids.as_deref().map_or(Which::All, Which::Ids);
+            put_back(transaction, which, now)
         })
         .await
     }

@@ -59,10 +59,19 @@ pub enum LogError {
 /// If the environment asks for bodies to be traced: the process must not start.
 /// If the filter does not parse, or logging was started before.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    refuse_body_tracing(std::env::var_os(BODY_TRACING).as_deref())?;
+    check_body_tracing()?;
     let colors = std::io::stderr().is_terminal();
     let subscriber = subscriber(format, filter, colors, std::io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)
+}
+
+/// Whether the environment leaves bodies out of the log. To be asked before any
+/// client of AWS is made.
+///
+/// # Errors
+/// [`LogError::BodyTracing`] if it asks for them.
+pub fn check_body_tracing() -> Result<(), LogError> {
+    refuse_body_tracing(std::env::var_os(BODY_TRACING).as_deref())
 }
 
 /// Anything but a clear no counts as a yes: the SDK may read it otherwise than we do.

@@ -4,17 +4,21 @@
 //! and it is found to be recorded. A message that asks for what it may not have
 //! costs one read of the registry, no KMS call and no write but its refusal.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::audit::{Outcome, Record, RecordType};
+use crate::clock::SharedClock;
 use crate::job::{JobMessage, Recorded, RekeyRequest};
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
-use crate::queue::{Delivery, QueueError};
+use crate::queue::{Delivery, QueueError, SharedQueue};
 use crate::registry::RegistryError;
 use crate::telemetry::metrics::{JOB_TRANSITIONS, QUEUE_MESSAGES};
+use crate::telemetry::waiting::Part;
 use crate::worker::{Worker, WorkerError};
 
 /// Messages asked for at once.
@@ -48,17 +52,85 @@ pub(super) async fn run(
             received = worker.queue.receive(AT_ONCE, pace.visibility, pace.receive_wait) => received,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
+        let waiting = &worker.name.waiting;
         let deliveries = match received {
             Ok(deliveries) => deliveries,
             Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
             Err(error) => {
+                waiting.note(Part::Queue, &error.to_string());
                 tracing::warn!(%error, "the queue is away; jobs that are recorded go on");
                 worker.pause(&mut stop).await;
                 continue;
             }
         };
-        for delivery in &deliveries {
-            match intake.take(delivery).await {
+        waiting.clear(Part::Queue);
+        intake.take_all(&deliveries).await?;
+    }
+    Ok(())
+}
+
+/// Keeps deliveries hidden while they are worked on, however long that takes.
+/// One that is lost or settled is let go.
+async fn keep_hidden(
+    queue: &SharedQueue,
+    clock: &SharedClock,
+    deliveries: &[Delivery],
+    visibility: Duration,
+) -> Infallible {
+    let mut receipts: Vec<&str> = deliveries.iter().map(|d| d.receipt.as_str()).collect();
+    loop {
+        // Two may fail before a third is too late.
+        clock.sleep(visibility / 3).await;
+        let extended = receipts.iter().map(|r| queue.extend(r, visibility));
+        let answers = futures::future::join_all(extended).await;
+        let mut answers = answers.into_iter();
+        receipts.retain(|_| !matches!(answers.next(), Some(Err(QueueError::ReceiptExpired))));
+    }
+}
+
+impl Intake<'_> {
+    /// Takes messages in: first each is recorded or refused, then those that are
+    /// recorded are deleted, all at once. They stay hidden until then.
+    ///
+    /// # Errors
+    /// What ends the worker. What may pass leaves the message for later.
+    pub async fn take_all(&self, deliveries: &[Delivery]) -> Result<(), WorkerError> {
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let worker = self.worker;
+        let (clock, visibility) = (&worker.shared.clock, worker.pace.visibility);
+        let recorded = tokio::select! {
+            recorded = self.record_all(deliveries) => recorded?,
+            never = keep_hidden(&worker.queue, clock, deliveries, visibility) => match never {},
+        };
+        if recorded.is_empty() {
+            return Ok(());
+        }
+        killpoint::reach("intake_before_delete");
+        let receipts: Vec<&str> = recorded.iter().map(|d| d.receipt.as_str()).collect();
+        let answers = worker.queue.delete(&receipts).await;
+        for (delivery, answer) in recorded.iter().zip(answers) {
+            match answer {
+                Ok(()) | Err(QueueError::ReceiptExpired) => {}
+                Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
+                // It will be delivered again, and found to be recorded.
+                Err(error) => tracing::warn!(
+                    %error, message = %delivery.message_id, "a recorded message was not deleted"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Records or refuses each, and returns those that are to be deleted.
+    async fn record_all<'d>(
+        &self,
+        deliveries: &'d [Delivery],
+    ) -> Result<Vec<&'d Delivery>, WorkerError> {
+        let mut recorded = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            match self.take(delivery).await {
                 Ok(taken) => {
                     let result = match &taken {
                         Taken::Recorded => "recorded",
@@ -70,6 +142,9 @@ pub(super) async fn run(
                         metrics::counter!(JOB_TRANSITIONS, "to" => "queued").increment(1);
                     }
                     tracing::info!(message = %delivery.message_id, ?taken, "message taken");
+                    if !matches!(taken, Taken::Refused(_)) {
+                        recorded.push(delivery);
+                    }
                 }
                 // It will be delivered again.
                 Err(error) if error.may_pass() => {
@@ -79,16 +154,14 @@ pub(super) async fn run(
                 Err(error) => return Err(error),
             }
         }
+        Ok(recorded)
     }
-    Ok(())
-}
 
-impl Intake<'_> {
-    /// Takes one message in.
-    pub async fn take(&self, delivery: &Delivery) -> Result<Taken, WorkerError> {
+    /// Records one message, or refuses it. What was recorded is not deleted yet.
+    async fn take(&self, delivery: &Delivery) -> Result<Taken, WorkerError> {
         let worker = self.worker;
         let shared = &worker.shared;
-        let message = match JobMessage::parse(&delivery.body) {
+        let message = match JobMessage::receive(&delivery.body) {
             Ok(message) => message,
             Err(error) => return self.refuse(delivery, None, error.to_string()).await,
         };
@@ -128,11 +201,6 @@ impl Intake<'_> {
             shared.audit.record(queued);
             shared.audit.durable().await?;
         }
-        killpoint::reach("intake_before_delete");
-        match worker.queue.delete(&delivery.receipt).await {
-            Ok(()) | Err(QueueError::ReceiptExpired) => {}
-            Err(error) => return Err(error.into()),
-        }
         Ok(if recorded == Recorded::New {
             Taken::Recorded
         } else {
@@ -167,4 +235,76 @@ fn because(request: &RekeyRequest) -> Use {
     why.job = Some(request.job_id);
     why.requested_by = Some(request.requested_by.clone());
     why
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{BootTime, Clock, FakeClock, WallTime};
+    use crate::queue::sqlite::SqliteQueue;
+
+    /// A fake clock that tells when somebody falls asleep. On a runtime of one
+    /// thread whoever is told runs only once the sleeper waits for its clock.
+    struct Telling {
+        fake: Arc<FakeClock>,
+        asleep: tokio::sync::Notify,
+    }
+
+    #[async_trait::async_trait]
+    impl Clock for Telling {
+        fn wall(&self) -> WallTime {
+            self.fake.wall()
+        }
+        fn boot(&self) -> BootTime {
+            self.fake.boot()
+        }
+        async fn sleep(&self, span: Duration) {
+            self.asleep.notify_one();
+            self.fake.sleep(span).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_being_recorded_stays_hidden_and_what_is_settled_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = FakeClock::at(WallTime(1_700_000_000_000_000));
+        let telling = Arc::new(Telling {
+            fake: fake.clone(),
+            asleep: tokio::sync::Notify::new(),
+        });
+        let clock: SharedClock = telling.clone();
+        let queue: SharedQueue =
+            Arc::new(SqliteQueue::open(&dir.path().join("q"), 3, clock.clone()).unwrap());
+        for _ in 0..2 {
+            queue.send("job").await.unwrap();
+        }
+        let visibility = Duration::from_secs(30);
+        let deliveries = queue.receive(10, visibility, Duration::ZERO).await.unwrap();
+        assert_eq!(deliveries.len(), 2);
+        let keeper = {
+            let (queue, clock, deliveries) = (queue.clone(), clock.clone(), deliveries.clone());
+            tokio::spawn(async move {
+                keep_hidden(&queue, &clock, &deliveries, visibility).await;
+            })
+        };
+        queue
+            .delete(&[&deliveries[0].receipt])
+            .await
+            .remove(0)
+            .unwrap();
+        // Ten times as long as one visibility.
+        for _ in 0..30 {
+            telling.asleep.notified().await;
+            fake.advance(visibility / 3);
+        }
+        telling.asleep.notified().await;
+        let seen = queue.receive(10, visibility, Duration::ZERO).await.unwrap();
+        assert!(seen.is_empty(), "still hidden");
+        keeper.abort();
+        assert!(keeper.await.unwrap_err().is_cancelled());
+        fake.advance(visibility);
+        let seen = queue.receive(10, visibility, Duration::ZERO).await.unwrap();
+        assert_eq!(seen.len(), 1, "one was settled, the other is there again");
+        assert_eq!(seen[0].message_id, deliveries[1].message_id);
+    }
 }

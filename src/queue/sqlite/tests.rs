@@ -67,14 +67,14 @@ async fn a_stale_receipt_settles_nothing() {
         .await
         .unwrap()
         .remove(0);
-    assert!(expired(queue.delete(&stale.receipt).await));
+    assert!(expired(queue.delete_one(&stale.receipt).await));
     assert!(expired(queue.refuse(&stale, "no").await));
     assert!(expired(queue.extend(&stale.receipt, hidden).await));
     assert!(queue.dead_letters(1).await.unwrap().is_empty());
     queue.extend(&current.receipt, hidden).await.unwrap();
     // Lapsed, but not handed to another: settling it still counts.
     bench.clock.advance(hidden);
-    queue.delete(&current.receipt).await.unwrap();
+    queue.delete_one(&current.receipt).await.unwrap();
     assert!(
         queue
             .receive(1, hidden, Duration::ZERO)
@@ -82,7 +82,7 @@ async fn a_stale_receipt_settles_nothing() {
             .unwrap()
             .is_empty()
     );
-    assert!(expired(queue.delete("nonsense").await));
+    assert!(expired(queue.delete_one("nonsense").await));
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn consumers_of_several_connections_share_without_doubles() {
             let mut got = Vec::new();
             for _ in 0..20 {
                 for delivery in queue.receive(3, hidden, Duration::ZERO).await.unwrap() {
-                    queue.delete(&delivery.receipt).await.unwrap();
+                    queue.delete_one(&delivery.receipt).await.unwrap();
                     got.push(delivery.body);
                 }
             }

@@ -1,0 +1,109 @@
+//! What every client of AWS is set up with: TLS by rustls on aws-lc, the
+//! default chain of credentials, time limits, and one attempt a call. Retries
+//! are ours (`retry`), so that budgets and audit records see every attempt.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+
+use crate::telemetry::logs::{LogError, check_body_tracing};
+
+/// How long a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// Until there is a connection.
+    pub connect: Duration,
+    /// One attempt: credentials, connection, request, answer.
+    pub attempt: Duration,
+    /// The whole call.
+    pub call: Duration,
+}
+
+impl TimeLimits {
+    /// For calls that are answered at once: 1 s, 3 s, 10 s.
+    pub const PROMPT: TimeLimits = TimeLimits {
+        connect: Duration::from_secs(1),
+        attempt: Duration::from_secs(3),
+        call: Duration::from_secs(10),
+    };
+
+    /// The same for a call that the server holds back for up to `wait`.
+    #[must_use]
+    pub fn and_waiting(self, wait: Duration) -> Self {
+        Self {
+            connect: self.connect,
+            attempt: self.attempt + wait,
+            call: self.call + wait,
+        }
+    }
+}
+
+impl From<TimeLimits> for TimeoutConfig {
+    fn from(limits: TimeLimits) -> Self {
+        TimeoutConfig::builder()
+            .connect_timeout(limits.connect)
+            .operation_attempt_timeout(limits.attempt)
+            .operation_timeout(limits.call)
+            .build()
+    }
+}
+
+/// The set-up of a client. `region` from the environment, the profile or the
+/// machine if not given (`SdkConfig::region` is `None` if nowhere); `endpoint`
+/// is where the service is, if not at AWS.
+///
+/// Credentials are looked for at the first call, not here, and are kept until
+/// shortly before they expire.
+///
+/// # Errors
+/// If the environment asks the SDK to log bodies, data keys among them.
+pub async fn sdk_config(
+    region: Option<&str>,
+    endpoint: Option<&str>,
+    limits: TimeLimits,
+) -> Result<SdkConfig, LogError> {
+    check_body_tracing()?;
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .build_https();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(limits.into())
+        // The limits above bound every call. This would end a long poll.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    if let Some(endpoint) = endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    Ok(loader.load().await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_tries_once_and_within_its_limits() {
+        let limits = TimeLimits::PROMPT.and_waiting(Duration::from_secs(20));
+        let config = sdk_config(Some("eu-west-1"), Some("http://127.0.0.1:1"), limits)
+            .await
+            .unwrap();
+        assert_eq!(config.retry_config().unwrap().max_attempts(), 1);
+        let timeouts = config.timeout_config().unwrap();
+        assert_eq!(timeouts.connect_timeout(), Some(Duration::from_secs(1)));
+        assert_eq!(
+            timeouts.operation_attempt_timeout(),
+            Some(Duration::from_secs(23))
+        );
+        assert_eq!(timeouts.operation_timeout(), Some(Duration::from_secs(30)));
+        assert_eq!(config.region().unwrap().as_ref(), "eu-west-1");
+        assert_eq!(config.endpoint_url(), Some("http://127.0.0.1:1"));
+    }
+}

@@ -1,0 +1,195 @@
+//! The message as a JSON Schema, for programs that send it. The parser decides;
+//! tests hold the schema to it.
+
+/// The message of version 1 (JSON Schema, draft 2020-12).
+pub const MESSAGE_SCHEMA: &str = include_str!("message.schema.json");
+
+#[cfg(test)]
+mod tests {
+    use regex_lite::Regex;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::job::{Cause, JobMessage, Mode};
+
+    fn schema() -> Value {
+        serde_json::from_str(MESSAGE_SCHEMA).unwrap()
+    }
+
+    /// JSON Schema, as much of it as the schema uses; panics at the rest.
+    fn fits(root: &Value, schema: &Value, value: &Value) -> bool {
+        let rules = schema.as_object().unwrap();
+        let text = value.as_str();
+        rules.iter().all(|(rule, want)| match rule.as_str() {
+            "$schema" | "$defs" | "title" | "description" | "default" | "examples" | "format" => {
+                true
+            }
+            "$ref" => {
+                let at = want.as_str().unwrap().strip_prefix('#').unwrap();
+                fits(root, root.pointer(at).unwrap(), value)
+            }
+            "type" => match want.as_str().unwrap() {
+                "object" => value.is_object(),
+                "string" => value.is_string(),
+                other => panic!("type {other}"),
+            },
+            "const" => value == want,
+            "enum" => want.as_array().unwrap().contains(value),
+            "pattern" => {
+                text.is_none_or(|t| Regex::new(want.as_str().unwrap()).unwrap().is_match(t))
+            }
+            "minLength" => text.is_none_or(|t| t.chars().count() as u64 >= want.as_u64().unwrap()),
+            "maxLength" => text.is_none_or(|t| t.chars().count() as u64 <= want.as_u64().unwrap()),
+            "properties" => want.as_object().unwrap().iter().all(|(name, schema)| {
+                value
+                    .get(name)
+                    .is_none_or(|value| fits(root, schema, value))
+            }),
+            "required" => want
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "additionalProperties" => {
+                assert_eq!(want, &json!(false));
+                let known = rules["properties"].as_object().unwrap();
+                value
+                    .as_object()
+                    .is_none_or(|all| all.keys().all(|name| known.contains_key(name)))
+            }
+            "if" => !fits(root, want, value) || fits(root, &rules["then"], value),
+            "then" => true,
+            other => panic!("the schema uses `{other}`; this test does not know it"),
+        })
+    }
+
+    fn agree(value: &Value) -> bool {
+        let schema = schema();
+        let by_schema = fits(&schema, &schema, value);
+        let parsed = JobMessage::parse(&value.to_string());
+        assert_eq!(by_schema, parsed.is_ok(), "{value}: {parsed:?}");
+        by_schema
+    }
+
+    fn example(n: usize) -> Map<String, Value> {
+        schema()["examples"][n].as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn examples_are_taken_by_schema_and_parser() {
+        let examples = schema()["examples"].as_array().unwrap().clone();
+        assert!(!examples.is_empty());
+        for example in &examples {
+            assert!(agree(example), "{example}");
+        }
+        // One of them has every field there is.
+        let fields: Vec<_> = schema()["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        let full = JobMessage::parse(&Value::Object(example(1)).to_string()).unwrap();
+        let sent: Map<String, Value> = serde_json::from_str(&full.to_json()).unwrap();
+        assert_eq!(fields, sent.keys().cloned().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn examples_of_the_documentation_are_taken() {
+        let page = include_str!("../../docs/queue-sqs.md");
+        let mut found = 0;
+        for line in page.lines() {
+            let Some(at) = line.find(r#"{"v":1"#) else {
+                continue;
+            };
+            let end = line.rfind('}').unwrap();
+            assert!(
+                agree(&serde_json::from_str(&line[at..=end]).unwrap()),
+                "{line}"
+            );
+            found += 1;
+        }
+        assert!(found > 0, "docs/queue-sqs.md shows a message");
+    }
+
+    #[test]
+    fn what_the_parser_refuses_the_schema_refuses() {
+        let long = "x".repeat(201);
+        let changes: &[(&str, Value)] = &[
+            ("v", json!(2)),
+            ("v", json!("1")),
+            ("kind", json!("wipe")),
+            ("job_id", json!("7b1f3e38")),
+            ("job_id", json!(7)),
+            ("org", json!("")),
+            ("org", json!("a*")),
+            ("org", json!("x".repeat(65))),
+            ("to_cmk", json!("alias/x")),
+            ("to_cmk", json!("arn:aws:kms:eu-west-1:1:alias/x")),
+            (
+                "to_cmk",
+                json!(format!("arn:aws:kms:eu-west-1:1:key/{}", "x".repeat(256))),
+            ),
+            ("from_cmk", json!("arn:aws:s3:eu-west-1:1:key/x")),
+            ("mode", json!("fast")),
+            ("requested_by", json!("")),
+            ("requested_by", json!(long)),
+            ("requested_by", json!("a\u{85}b")),
+            ("reason", json!(long)),
+            ("reason", json!("a\nb")),
+            ("cause", json!("whim")),
+            ("cause", json!("suspected_compromise")),
+            ("not_before", json!("tomorrow")),
+            ("not_before", json!("2026-03-01T00:00:00")),
+            ("not_after", json!(5)),
+            ("urgent", json!(true)),
+        ];
+        for (field, value) in changes {
+            let mut message = example(1);
+            message.insert((*field).to_owned(), value.clone());
+            assert!(!agree(&Value::Object(message)), "{field}: {value}");
+        }
+        for field in [
+            "v",
+            "kind",
+            "job_id",
+            "org",
+            "to_cmk",
+            "requested_by",
+            "cause",
+        ] {
+            let mut message = example(1);
+            message.remove(field);
+            assert!(!agree(&Value::Object(message)), "without {field}");
+        }
+        assert!(!agree(&json!([])));
+    }
+
+    #[test]
+    fn what_the_parser_takes_the_schema_takes() {
+        let changes: &[(&str, Value)] = &[
+            ("org", json!("a.b_c:d-e")),
+            ("requested_by", json!("é".repeat(200))),
+            ("reason", json!("")),
+            ("mode", json!("reencrypt")),
+            ("not_before", json!("2026-03-01T00:00:00.123456+05:30")),
+        ];
+        for (field, value) in changes {
+            let mut message = example(1);
+            message.insert((*field).to_owned(), value.clone());
+            assert!(agree(&Value::Object(message)), "{field}: {value}");
+        }
+        let schema = schema();
+        let words = |name: &str| schema["properties"][name]["enum"].clone();
+        assert_eq!(words("mode"), json!([Mode::Reencrypt, Mode::Rewrap]));
+        assert_eq!(
+            words("cause"),
+            json!([
+                Cause::Scheduled,
+                Cause::CustomerRequest,
+                Cause::SuspectedCompromise,
+                Cause::Migration
+            ])
+        );
+    }
+}
