@@ -266,8 +266,10 @@ fn a_health_check_asks_the_worker_that_runs() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(b.json(DONE, &ask)["address"], address);
+    b.run(DONE, &["healthcheck", "--answers", &address]);
     worker.stop();
     b.run(UNAVAILABLE, &ask);
+    b.run(UNAVAILABLE, &["healthcheck", "--answers", &address]);
 }
 
 #[test]
@@ -347,6 +349,21 @@ fn policies_are_printed_to_be_pasted() {
     b.run(NOT_FOUND, &[&rewrap[..], &["--to", crate::NO_CMK]].concat());
     b.run(USAGE, &[&rewrap[..], &["--worker-role-arn", "*"]].concat());
     b.run(USAGE, &[&rewrap[..], &["--external-id", "x1"]].concat());
+    // What the registry has needs no flag.
+    for cmk in [&old, &new] {
+        let with_role = ["--role-arn", customer, "--external-id", "tenant-9"];
+        b.run(
+            DONE,
+            &[&["org", "allow-cmk", "acme", cmk][..], &with_role].concat(),
+        );
+    }
+    let printed = b.json(DONE, &rewrap);
+    assert_eq!(printed["caller"], customer, "{printed}");
+    let asks = &printed["trust_policy"]["Statement"][0]["Condition"]["StringEquals"];
+    assert_eq!(asks["sts:ExternalId"], "tenant-9");
+    assert!(!b.run(DONE, &rewrap).contains("different roles"));
+    b.run(DONE, &["org", "allow-cmk", "acme", &old, "--no-role"]);
+    assert!(b.run(DONE, &rewrap).contains("different roles"));
     // A CMK of two organizations is told.
     b.run(DONE, &["org", "add", "beta", "--cmk", &old]);
     let shown = b.run(DONE, &rewrap);
