@@ -36,7 +36,7 @@ use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
-pub use queue::{queue, queue_at};
+pub use queue::{queue, queue_at, queue_facts};
 pub use store::{cluster, store};
 
 /// Why the parts could not be put together.
