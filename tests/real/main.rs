@@ -24,8 +24,8 @@ mod faults;
 mod keeper;
 mod network;
 mod nodes_die;
-mod roles;
 mod queue;
+mod roles;
 mod servers;
 // Shared with other test programs, which use the rest.
 #[allow(dead_code, unused_imports)]

@@ -93,7 +93,7 @@ impl SqsQueue {
             TimeLimits::PROMPT,
         )
         .await
-            .map_err(|e| QueueError::Fatal(e.to_string()))?;
+        .map_err(|e| QueueError::Fatal(e.to_string()))?;
         Self::with(settings, &shared, clock)
     }
 

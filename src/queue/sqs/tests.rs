@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::aws::sdk_config;
 use crate::clock::SystemClock;
 
 const SECRET_BODY: &str = "the body";
@@ -68,7 +69,7 @@ async fn played(reply: Option<String>) -> String {
 
 async fn queue_at(endpoint: &str, credentials: bool) -> SqsQueue {
     let settings = SqsSettings {
-            credentials: Default::default(),
+        credentials: Default::default(),
         url: format!("{endpoint}/111122223333/jobs"),
         dead_letter_url: Some(format!("{endpoint}/111122223333/dead")),
         ..SqsSettings::default()
