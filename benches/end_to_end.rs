@@ -13,6 +13,9 @@
 //! cargo bench --bench end_to_end -- --rows 20000 --latency-ms 10 --budget 500
 //! ```
 
+#[path = "../tests/suite/backend.rs"]
+#[allow(dead_code)]
+mod backend;
 #[path = "../tests/suite/rig.rs"]
 #[allow(dead_code)]
 mod rig;

@@ -96,6 +96,10 @@ macro_rules! text_id {
     };
 }
 
+mod role;
+
+pub use role::{ExternalId, RoleArn};
+
 text_id!(
     /// An organization: the customer who owns the master keys.
     OrgId, "organization id", is_scope_id, SCOPE_ID_RULE

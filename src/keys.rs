@@ -259,6 +259,8 @@ mod tests {
             canary_hex: String::new(),
             entered_by: "test".to_owned(),
             entered_ms: 0,
+            role_arn: None,
+            external_id: None,
         };
         names.iter().map(|n| (arn(n), row.clone())).collect()
     }

@@ -75,6 +75,17 @@ pub enum Scope {
 /// context appears in clear in the KMS's log.
 pub type EncryptionContext = BTreeMap<String, String>;
 
+/// `u8 n ‖ n × (LP(key) ‖ LP(value))`, keys ascending, of at most 255 pairs.
+pub(crate) fn context_bytes(pairs: &EncryptionContext) -> Vec<u8> {
+    debug_assert!(pairs.len() <= usize::from(u8::MAX));
+    let mut out = vec![pairs.len() as u8];
+    for (key, value) in pairs {
+        put_lp(&mut out, key.as_bytes());
+        put_lp(&mut out, value.as_bytes());
+    }
+    out
+}
+
 /// A scope's bytes that do not parse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
@@ -150,13 +161,7 @@ impl Scope {
 
     /// `u8 n ‖ n × (LP(key) ‖ LP(value))`, keys ascending.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let pairs = self.context();
-        let mut out = vec![pairs.len() as u8];
-        for (key, value) in &pairs {
-            put_lp(&mut out, key.as_bytes());
-            put_lp(&mut out, value.as_bytes());
-        }
-        out
+        context_bytes(&self.context())
     }
 
     /// Reads what [`Scope::to_bytes`] writes, and nothing else: another order, a

@@ -7,12 +7,12 @@ use crate::cli::out::Out;
 use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Loaded, QueueKind};
-use crate::ids::{CmkArn, JobId};
+use crate::ids::{CmkArn, JobId, OrgId};
 use crate::job::{JobBook, JobRow, JobState, Verdict, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
 use crate::queue::SharedQueue;
-use crate::registry::{ActivationRow, Registry};
+use crate::registry::{ActivationRow, CmkAccess, Registry};
 use crate::store::SharedStore;
 use crate::wiring;
 
@@ -114,6 +114,17 @@ impl Context {
         Ok(wiring::kms(self.config(), caller, audit, &self.clock)
             .await?
             .0)
+    }
+
+    /// As [`Context::kms`], for entering a CMK that is not in the registry yet.
+    pub async fn kms_entering(
+        &self,
+        caller: &str,
+        audit: &AuditLog,
+        entering: (&OrgId, &CmkArn, &CmkAccess),
+    ) -> Result<SharedKms, Failure> {
+        let (config, clock) = (self.config(), &self.clock);
+        Ok(wiring::kms_entering(config, caller, audit, clock, entering).await?)
     }
 }
 

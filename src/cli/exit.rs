@@ -26,6 +26,8 @@ pub enum Exit {
     Unavailable = 7,
     /// The KMS refused, or the CMK cannot be used now.
     KmsRefused = 8,
+    /// Of `doctor`: something is wrong and has to be mended.
+    Unfit = 9,
     /// The old CMK must not be disabled: slices are blocked, cells are
     /// quarantined, or a later job made it active again.
     MustNotDisable = 10,
@@ -44,7 +46,7 @@ pub enum Exit {
 
 impl Exit {
     /// All of them, by number.
-    pub const ALL: [Exit; 15] = [
+    pub const ALL: [Exit; 16] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -54,6 +56,7 @@ impl Exit {
         Exit::Conflict,
         Exit::Unavailable,
         Exit::KmsRefused,
+        Exit::Unfit,
         Exit::MustNotDisable,
         Exit::JobFailed,
         Exit::JobCancelled,
@@ -79,6 +82,7 @@ impl Exit {
             Exit::Conflict => "conflict",
             Exit::Unavailable => "unavailable",
             Exit::KmsRefused => "kms_refused",
+            Exit::Unfit => "unfit",
             Exit::MustNotDisable => "must_not_disable",
             Exit::JobFailed => "job_failed",
             Exit::JobCancelled => "job_cancelled",

@@ -18,10 +18,13 @@ mod config;
 mod context;
 mod demo;
 mod dlq;
+mod doctor;
 mod enqueue;
 pub mod exit;
 mod failures;
 mod figures;
+mod healthcheck;
+mod iam_policy;
 mod import;
 mod init;
 mod inspect;
@@ -117,6 +120,12 @@ enum Command {
     /// Show the configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Look at everything a worker needs, and say what is wrong and how to mend it.
+    Doctor(doctor::Arguments),
+    /// Ask whether the worker of this configuration answers.
+    Healthcheck(healthcheck::Arguments),
+    /// Print the least policies for a role and for the customer's keys.
+    IamPolicy(iam_policy::Arguments),
     /// Look at messages that were refused, and put them back.
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -144,6 +153,9 @@ impl Command {
             Command::Inspect(a) => inspect::run(context, a),
             Command::Audit(c) => audit::run(context, c),
             Command::Config(c) => config::run(context, c),
+            Command::Doctor(a) => doctor::run(context, a),
+            Command::Healthcheck(a) => healthcheck::run(context, a),
+            Command::IamPolicy(a) => iam_policy::run(context, a),
             Command::Dlq(c) => dlq::run(context, c),
             Command::Schema(c) => schema::run(context, c),
         }

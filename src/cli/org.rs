@@ -9,16 +9,27 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::{self, Failure};
-use crate::ids::{ChannelId, CmkArn, OrgId};
+use crate::ids::{ChannelId, CmkArn, ExternalId, OrgId, RoleArn};
 use crate::job::JobBook;
 use crate::kms::{ReasonCode, Use};
-use crate::registry::{ChannelRow, CmkRole, Registry};
+use crate::registry::{ChannelRow, CmkAccess, CmkRole, Registry};
 use crate::scope::Scope;
 
 /// Rows read at once.
 const PAGE: usize = 500;
 /// Channels that `show` lists for people; JSON has all of them.
 const CHANNELS_SHOWN: usize = 20;
+
+/// How a CMK in the customer's account is reached.
+#[derive(clap::Args)]
+pub(super) struct Role {
+    /// The role in the customer's account to assume for this CMK (AWS KMS).
+    #[arg(long, value_name = "ARN")]
+    role_arn: Option<RoleArn>,
+    /// What that role asks for besides our identity. Never shown again.
+    #[arg(long, value_name = "ID", requires = "role_arn")]
+    external_id: Option<ExternalId>,
+}
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -32,6 +43,8 @@ pub(super) enum Command {
         /// The CMK that its data keys are wrapped with.
         #[arg(long, value_name = "ARN")]
         cmk: CmkArn,
+        #[command(flatten)]
+        role: Role,
     },
     /// Put a CMK on an organization's allow-list: a rekey may then go to it.
     #[command(
@@ -43,6 +56,11 @@ pub(super) enum Command {
         /// The CMK.
         #[arg(value_name = "ARN")]
         cmk: CmkArn,
+        #[command(flatten)]
+        role: Role,
+        /// Use the CMK as ourselves from now on, without the role it had.
+        #[arg(long, conflicts_with = "role_arn")]
+        no_role: bool,
     },
     /// Show what should be for an organization: its CMK, epochs, channels.
     #[command(after_help = "Example:\n  rekeyd org show acme")]
@@ -58,12 +76,32 @@ pub(super) enum Command {
 pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
     context.run(async {
         match command {
-            Command::Add { org, cmk } => enter(context, org, cmk, Entry::Org).await,
-            Command::AllowCmk { org, cmk } => enter(context, org, cmk, Entry::Cmk).await,
+            Command::Add { org, cmk, role } => {
+                let access = role.access().unwrap_or_default();
+                enter(context, org, cmk, Some(access), Entry::Org).await
+            }
+            Command::AllowCmk {
+                org,
+                cmk,
+                role,
+                no_role,
+            } => {
+                let access = role.access().or(no_role.then(CmkAccess::default));
+                enter(context, org, cmk, access, Entry::Cmk).await
+            }
             Command::Show { org } => show(context, org).await,
             Command::List => list(context).await,
         }
     })
+}
+
+impl Role {
+    fn access(&self) -> Option<CmkAccess> {
+        self.role_arn.as_ref().map(|role| CmkAccess {
+            role_arn: Some(role.clone()),
+            external_id: self.external_id.clone(),
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,11 +112,13 @@ enum Entry {
 
 /// Enters a CMK, and with the first one its organization. A data key is wrapped
 /// under the canary context and kept beside the CMK, so that a job can try the
-/// CMK before it changes anything.
+/// CMK before it changes anything. A CMK that is entered again keeps its role if
+/// no `access` is given.
 async fn enter(
     context: &Context,
     org: &OrgId,
     cmk: &CmkArn,
+    access: Option<CmkAccess>,
     entry: Entry,
 ) -> Result<Exit, Failure> {
     let registry = context.registry().await?;
@@ -91,8 +131,20 @@ async fn enter(
         (Ok(row), Entry::Cmk) => row.cmk == *cmk,
         (Err(error), _) => return Err(error.into()),
     };
+    let access = match access {
+        Some(access) => access,
+        None => registry
+            .cmk(org, cmk)
+            .await?
+            .map(|row| CmkAccess {
+                role_arn: row.role_arn,
+                external_id: row.external_id,
+            })
+            .unwrap_or_default(),
+    };
     let audit = context.audit(OPERATOR)?;
-    let kms = context.kms(OPERATOR, &audit).await?;
+    let entering = (org, cmk, &access);
+    let kms = context.kms_entering(OPERATOR, &audit, entering).await?;
     let who = who();
     let (action, reason) = match entry {
         Entry::Org => ("org_add", "an organization is entered"),
@@ -106,15 +158,25 @@ async fn enter(
     audit.durable().await?;
     let wrap = made.map_err(|e| report::about_cmk(e, cmk))?.wrapped.bytes;
     match entry {
-        Entry::Org => registry.add_org(org, cmk, &wrap, &who).await?,
-        Entry::Cmk => registry.allow_cmk(org, cmk, &wrap, &who).await?,
+        Entry::Org => {
+            registry
+                .add_org_with(org, cmk, &access, &wrap, &who)
+                .await?
+        }
+        Entry::Cmk => {
+            registry
+                .allow_cmk_with(org, cmk, &access, &wrap, &who)
+                .await?
+        }
     }
     let mut record = Record::registry(org, action, None, &why);
     record.cmk = Some(cmk.clone());
     audit.record(record);
     audit.close().await?;
 
-    let programs = json!({"org": org, "cmk": cmk, "did": action, "by": who});
+    let programs = json!({
+        "org": org, "cmk": cmk, "did": action, "by": who, "role_arn": access.role_arn,
+    });
     context.out.show(&programs, || match entry {
         Entry::Org => format!(
             "{org} is entered under {cmk}\n\nnext: rekeyd import slack-export DIR --org {org} --workspace <ID>, \
@@ -150,7 +212,8 @@ async fn show(context: &Context, org: &OrgId) -> Result<Exit, Failure> {
     let cmks: Vec<_> = list
         .iter()
         .map(|(cmk, c)| {
-            json!({"cmk": cmk, "role": role(c.role, *cmk == row.cmk), "entered_by": c.entered_by, "entered_ms": c.entered_ms})
+            json!({"cmk": cmk, "role": role(c.role, *cmk == row.cmk), "entered_by": c.entered_by, "entered_ms": c.entered_ms,
+                "role_arn": c.role_arn, "has_external_id": c.external_id.is_some()})
         })
         .collect();
     let programs = json!({
@@ -179,6 +242,12 @@ async fn show(context: &Context, org: &OrgId) -> Result<Exit, Failure> {
                 ]
             }),
         );
+        for (cmk, c) in list.iter() {
+            if let Some(role) = &c.role_arn {
+                let with = if c.external_id.is_some() { "with" } else { "without" };
+                text += &format!("\n{cmk} is used as {role}, {with} an external id");
+            }
+        }
         text += &format!("\n\n{}", figures::count(channels.len() as u64, "channel"));
         if !channels.is_empty() {
             text += "\n";

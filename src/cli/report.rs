@@ -329,6 +329,8 @@ impl From<WiringError> for Failure {
             WiringError::Ring(e) => e.into(),
             WiringError::Registry(e) => e.into(),
             WiringError::Audit(e) => e.into(),
+            WiringError::Log(e) => e.into(),
+            WiringError::WhoAmI(_) => Self::new(Exit::Unavailable, error.to_string()),
             WiringError::Dir { .. } | WiringError::Compute(_) => {
                 Self::new(Exit::Failed, error.to_string())
             }

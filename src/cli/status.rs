@@ -10,6 +10,7 @@ use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::progress::{Progress, Speed};
 use crate::cli::report::Failure;
+use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
 use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
@@ -156,7 +157,7 @@ impl<'a> Status<'a> {
         let begun = clock.boot();
         let timeout = self.arguments.timeout.map(Duration::from_secs);
         let mut screen = Screen::new(self);
-        let mut asked = None;
+        let mut asked: Option<BootTime> = None;
         let between = match self.context.config().queue.kind {
             QueueKind::Sqlite => LOOK,
             QueueKind::Sqs => LOOK_AT_SQS,
@@ -169,11 +170,16 @@ impl<'a> Status<'a> {
             };
             let now = clock.boot();
             if job.is_none() && asked.is_none_or(|at| now.since(at) >= between) {
-                asked = Some(now);
                 let why = self.not_recorded().await?;
                 if why.exit == Exit::JobFailed {
                     screen.end_line()?;
                     return Err(why);
+                }
+                if asked.replace(now).is_none() && !self.context.out.is_json() {
+                    eprintln!(
+                        "job {} is not recorded yet: waiting for a worker to take its message",
+                        self.arguments.job
+                    );
                 }
             }
             if let Some(job) = &job {

@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     let hardened = telemetry::harden();
     let log = &context.config().log;
     telemetry::init_logs(log.format, &log.filter)?;
-    tracing::info!(?hardened, "process hardened");
+    tracing::info!("process hardened: {hardened}");
     context.run_on_all_cores(work(context))
 }
 

@@ -258,7 +258,12 @@ type Need = (
     &'static str,
     &'static [(&'static str, &'static str)],
 );
-const NEEDED: [Need; 4] = [
+const NEEDED: [Need; 5] = [
+    (
+        "aws.profile",
+        "where aws.credentials_file is set",
+        &[("aws.credentials_file", "")],
+    ),
     (
         "store.nodes",
         "where store.kind is a cluster",

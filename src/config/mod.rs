@@ -37,6 +37,9 @@ pub struct Config {
     pub queue: QueueConfig,
     /// The KMS.
     pub kms: KmsConfig,
+    /// Credentials for SQS and KMS.
+    #[serde(default)]
+    pub aws: AwsConfig,
     /// The audit log.
     pub audit: AuditConfig,
     /// The worker.
@@ -200,6 +203,16 @@ pub struct KmsConfig {
     pub rate_per_s: u32,
     /// Seconds until a silent KMS parks the slice.
     pub give_up_s: u64,
+}
+
+/// `[aws]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsConfig {
+    /// The profile of the credentials; the default chain if `None`.
+    pub profile: Option<String>,
+    /// The file that the profile is in; the usual ones if `None`.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// `[audit]`.

@@ -351,6 +351,20 @@ pub const KEYS: &[Key] = &[
         "After so long without an answer the slice parks as `kms_unavailable`.",
     ),
     key(
+        "aws.profile",
+        Kind::Text,
+        Default::None,
+        "",
+        "The profile of the AWS credentials, for SQS and KMS; the default chain of credentials if not set.",
+    ),
+    key(
+        "aws.credentials_file",
+        Kind::Path,
+        Default::None,
+        "",
+        "The file that the profile is in; the usual ones if not set. Only with aws.profile.",
+    ),
+    key(
         "audit.dir",
         Kind::Path,
         Default::InDataDir("audit"),

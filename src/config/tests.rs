@@ -341,3 +341,36 @@ fn a_variable_that_is_not_utf_8_is_refused() {
     let vars = vec![("REKEYD_DATA_DIR".into(), OsString::from_vec(vec![0xFF]))];
     assert!(problems(load(None, vars, []))[0].contains("not UTF-8"));
 }
+
+#[test]
+fn a_backend_without_what_it_needs_is_refused_where_it_was_chosen() {
+    for (text, wrong) in [
+        (
+            "[store]\nkind = \"cassandra\"\n",
+            "x.toml line 2: `store.nodes` must be hosts such as `10.0.0.1:9042,10.0.0.2`, with commas between where store.kind is a cluster, not not set",
+        ),
+        ("[queue]\nkind = \"sqs\"\n", "`queue.url` must be"),
+        ("[store]\ntls_cert = \"c.pem\"\n", "`store.tls_key` must be"),
+        ("[aws]\ncredentials_file = \"c\"\n", "`aws.profile` must be"),
+    ] {
+        let error = from_text(text).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{error}");
+    }
+    for hosts in [
+        "a:9042,b",
+        "10.0.0.1",
+        "[::1]:9042,[::2]",
+        "node-1.example.com:1",
+    ] {
+        let text = format!("[store]\nkind = \"scylla\"\nnodes = \"{hosts}\"\n");
+        from_text(&text).unwrap();
+    }
+    for hosts in ["a,,b", "a:0", "a:99999", "::1", "a b", "[x]:1"] {
+        let text = format!("[store]\nnodes = \"{hosts}\"\n");
+        assert!(from_text(&text).is_err(), "{hosts}");
+    }
+    for url in ["sqs", "ftp://x/y", "http://", "https://a b"] {
+        let text = format!("[queue]\nurl = \"{url}\"\n");
+        assert!(from_text(&text).is_err(), "{url}");
+    }
+}

@@ -17,6 +17,10 @@ const PAGE: usize = 500;
 const JOB: &str = "job/";
 const OPEN: &str = "open/";
 const HISTORY: &str = "history/";
+/// Partition of the jobs' table with a row for every job that is not at an end,
+/// `<org>/<job>`: a worker looks here and not into every organization. No
+/// organization can have this name.
+const OPEN_EVERYWHERE: &str = "~open";
 /// Row of a job's tasks that says which organization the job id belongs to.
 const OWNER: &str = "owner";
 
@@ -134,6 +138,8 @@ impl JobBook {
         if !self.take_id(request).await? {
             return Ok(Recorded::Taken);
         }
+        // First, so that a job that stands is never missing there.
+        self.index(&request.org, request.job_id).await?;
         let id = job_id(request.job_id);
         let open = open_id(request.job_id);
         let writes = [insert(&id, &row), insert(&open, &())];
@@ -185,12 +191,52 @@ impl JobBook {
 
     /// Finds a job by its id alone, whatever its organization.
     pub async fn find(&self, job: JobId) -> Result<Option<Versioned<JobRow>>, BookError> {
-        for org in self.orgs().await? {
-            if let Some(found) = self.get(&org, job).await? {
-                return Ok(Some(found));
-            }
+        let owner: Option<Versioned<OrgId>> = self
+            .read(ControlTable::Tasks, &job.to_string(), OWNER)
+            .await?;
+        match owner {
+            Some(owner) => self.get(&owner.row, job).await,
+            None => Ok(None),
         }
-        Ok(None)
+    }
+
+    /// Jobs of all organizations that are not at an end, ended ones among them
+    /// that were not taken off the list yet, in order of organizations. One
+    /// listing of one partition.
+    pub async fn open_everywhere(&self) -> Result<Vec<(OrgId, JobId)>, BookError> {
+        let rows = self
+            .list_raw(ControlTable::Jobs, OPEN_EVERYWHERE, "")
+            .await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let (org, job) = row.id.rsplit_once('/')?;
+                Some((OrgId::new(org).ok()?, job.parse().ok()?))
+            })
+            .collect())
+    }
+
+    /// Puts a job on the list of [`JobBook::open_everywhere`], where it may
+    /// stand already.
+    pub async fn index(&self, org: &OrgId, job: JobId) -> Result<(), BookError> {
+        let write = insert(&format!("{org}/{job}"), &());
+        let _either = self
+            .apply(ControlTable::Jobs, OPEN_EVERYWHERE, &[write])
+            .await?;
+        Ok(())
+    }
+
+    /// Takes a job that is at an end off the list.
+    pub async fn unindex(&self, org: &OrgId, job: JobId) -> Result<(), BookError> {
+        let write = ControlWrite {
+            id: format!("{org}/{job}"),
+            expect: Expect::Rev(1),
+            body: None,
+        };
+        let _either = self
+            .apply(ControlTable::Jobs, OPEN_EVERYWHERE, &[write])
+            .await?;
+        Ok(())
     }
 
     /// Organizations that have jobs.
@@ -206,7 +252,7 @@ impl JobBook {
                 return Ok(orgs);
             };
             after = Some(last.clone());
-            for name in names {
+            for name in names.into_iter().filter(|name| name != OPEN_EVERYWHERE) {
                 orgs.push(OrgId::new(name.clone()).map_err(|e| BookError::Malformed {
                     table: "jobs",
                     row: name,
@@ -311,6 +357,13 @@ impl JobBook {
             return Err(error);
         }
         job.rev += 1;
+        if to.is_final()
+            && let Err(error) = self.unindex(&org, id).await
+        {
+            // The job is at its end all the same; a worker that meets it on the
+            // list takes it off.
+            tracing::debug!(%error, job = %id, "an ended job stays on the list for now");
+        }
         Ok(step)
     }
 

@@ -7,39 +7,49 @@
 
 use std::time::Instant;
 
-use super::{CmkDescription, Dek, GeneratedKey, Kms, KmsClass, KmsError, Use, Wrapped};
+use super::caller::Callers;
+use super::codes::{DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
+use super::{
+    Answered, CmkDescription, Dek, GeneratedKey, Kms, KmsBackend, KmsClass, KmsError, Use, Wrapped,
+};
 use crate::audit::{AuditLog, Outcome, Record, RecordType};
 use crate::ids::{CmkArn, OrgId};
 use crate::scope::Scope;
 use crate::telemetry::metrics::{KMS_CALL_SECONDS, KMS_CALLS, KMS_IN_FLIGHT};
 
 /// A KMS whose every call is recorded.
-pub struct Audited<K> {
-    inner: K,
+pub struct Audited<B> {
+    inner: B,
     log: AuditLog,
-    caller_account: Option<String>,
+    callers: Option<Callers>,
 }
 
-impl<K> Audited<K> {
-    /// Records the calls of `inner` in `log`. `caller_account` is the account
-    /// that calls, where the KMS has such a thing.
-    pub fn new(inner: K, log: AuditLog, caller_account: Option<String>) -> Self {
+impl<B> Audited<B> {
+    /// Records the calls of `inner` in `log`. `callers` says which account
+    /// calls, where the KMS has such a thing.
+    pub fn new(inner: B, log: AuditLog, callers: Option<Callers>) -> Self {
         Self {
             inner,
             log,
-            caller_account,
+            callers,
         }
     }
 
     /// A call that is about to be made, or the refusal to make it: what cannot
     /// be recorded is not done.
-    fn begin(
+    /// The caller is that for `called`, which of two CMKs is the target.
+    async fn begin(
         &self,
         operation: &'static str,
+        (org, called): (&OrgId, &CmkArn),
         cmk: &CmkArn,
         why: &Use,
-        fill: impl FnOnce(Record) -> Record,
+        fill: impl FnOnce(Record) -> Record + Send,
     ) -> Result<Call, KmsError> {
+        let caller = match &self.callers {
+            Some(callers) => Some(callers.of(org, called).await),
+            None => None,
+        };
         self.log.check().map_err(|e| KmsError {
             operation,
             code: "AuditLogUnavailable".to_owned(),
@@ -50,7 +60,11 @@ impl<K> Audited<K> {
         let mut record = fill(Record::new(RecordType::Kms, operation).because(why));
         record.cmk = Some(cmk.clone());
         record.region = Some(cmk.region().to_owned());
-        record.caller_account = self.caller_account.clone();
+        record.attempt = Some(why.attempt);
+        if let Some(caller) = caller {
+            record.caller_account = Some(caller.account);
+            record.principal = caller.principal;
+        }
         metrics::gauge!(KMS_IN_FLIGHT).increment(1);
         Ok(Call {
             log: self.log.clone(),
@@ -71,22 +85,25 @@ struct Call {
 }
 
 impl Call {
-    fn end<T>(
-        mut self,
-        result: Result<T, KmsError>,
-        fill: impl FnOnce(&mut Record, &T),
-    ) -> Result<T, KmsError> {
+    fn end<T>(mut self, result: Result<Answered<T>, KmsError>) -> Result<T, KmsError> {
         if let Some(mut record) = self.record.take() {
             match &result {
-                Ok(answer) => fill(&mut record, answer),
+                Ok(answer) => {
+                    record.kms_request_id = answer.request_id.clone();
+                    record.key_material_id = answer.key_material_id.clone();
+                }
                 Err(error) => {
+                    // Where the role could not be assumed, the KMS was not called.
+                    if error.operation != self.operation {
+                        record.action = error.operation.into();
+                    }
                     record = record.ended(error.class.into(), Some(error.code.clone()));
                     record.kms_request_id = error.request_id.clone();
                 }
             }
             self.write(record);
         }
-        result
+        result.map(|answer| answer.value)
     }
 
     fn write(&self, mut record: Record) {
@@ -110,21 +127,19 @@ impl Drop for Call {
     }
 }
 
-fn wrapped(record: &mut Record, answer: &Wrapped) {
-    record.key_material_id = answer.key_material_id.clone();
-}
-
 #[async_trait::async_trait]
-impl<K: Kms> Kms for Audited<K> {
+impl<B: KmsBackend> Kms for Audited<B> {
     async fn generate_data_key(
         &self,
         cmk: &CmkArn,
         scope: &Scope,
         why: &Use,
     ) -> Result<GeneratedKey, KmsError> {
-        let call = self.begin("GenerateDataKey", cmk, why, |r| r.under(scope))?;
-        let result = self.inner.generate_data_key(cmk, scope, why).await;
-        call.end(result, |record, key| wrapped(record, &key.wrapped))
+        let by = (scope.org(), cmk);
+        let call = self
+            .begin(GENERATE_DATA_KEY, by, cmk, why, |r| r.under(scope))
+            .await?;
+        call.end(self.inner.generate_data_key(cmk, scope).await)
     }
 
     async fn decrypt(
@@ -134,26 +149,30 @@ impl<K: Kms> Kms for Audited<K> {
         scope: &Scope,
         why: &Use,
     ) -> Result<Dek, KmsError> {
-        let call = self.begin("Decrypt", cmk, why, |r| r.under(scope))?;
-        let result = self.inner.decrypt(cmk, wrapped, scope, why).await;
-        call.end(result, |_, _| {})
+        let by = (scope.org(), cmk);
+        let call = self
+            .begin(DECRYPT, by, cmk, why, |r| r.under(scope))
+            .await?;
+        call.end(self.inner.decrypt(cmk, wrapped, scope).await)
     }
 
     async fn re_encrypt(
         &self,
         from: &CmkArn,
-        bytes: &[u8],
+        wrapped: &[u8],
         to: &CmkArn,
         scope: &Scope,
         why: &Use,
     ) -> Result<Wrapped, KmsError> {
-        let call = self.begin("ReEncrypt", from, why, |r| {
-            let mut record = r.under(scope);
-            record.cmk_to = Some(to.clone());
-            record
-        })?;
-        let result = self.inner.re_encrypt(from, bytes, to, scope, why).await;
-        call.end(result, wrapped)
+        let by = (scope.org(), to);
+        let call = self
+            .begin(RE_ENCRYPT, by, from, why, |r| {
+                let mut record = r.under(scope);
+                record.cmk_to = Some(to.clone());
+                record
+            })
+            .await?;
+        call.end(self.inner.re_encrypt(from, wrapped, to, scope).await)
     }
 
     async fn describe(
@@ -162,12 +181,13 @@ impl<K: Kms> Kms for Audited<K> {
         org: &OrgId,
         why: &Use,
     ) -> Result<CmkDescription, KmsError> {
-        let call = self.begin("DescribeKey", cmk, why, |mut record| {
-            record.org = Some(org.clone());
-            record
-        })?;
-        let result = self.inner.describe(cmk, org, why).await;
-        call.end(result, |_, _| {})
+        let call = self
+            .begin(DESCRIBE_KEY, (org, cmk), cmk, why, |mut record| {
+                record.org = Some(org.clone());
+                record
+            })
+            .await?;
+        call.end(self.inner.describe(cmk, org).await)
     }
 }
 
@@ -182,6 +202,7 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::crypto::KeyId;
     use crate::ids::JobId;
+    use crate::kms::caller::Caller;
     use crate::kms::{CmkState, ReasonCode};
 
     /// What the KMS of a test does.
@@ -220,25 +241,35 @@ mod tests {
 
     const DEK: [u8; 32] = [0xDD; 32];
 
+    fn answered<T>(value: T, key_material_id: Option<&str>) -> Answered<T> {
+        Answered {
+            value,
+            request_id: Some("req-0".into()),
+            key_material_id: key_material_id.map(str::to_owned),
+        }
+    }
+
     #[async_trait::async_trait]
-    impl Kms for Scripted {
+    impl KmsBackend for Scripted {
         async fn generate_data_key(
             &self,
             cmk: &CmkArn,
             _: &Scope,
-            _: &Use,
-        ) -> Result<GeneratedKey, KmsError> {
+        ) -> Result<Answered<GeneratedKey>, KmsError> {
             self.answer("GenerateDataKey").await?;
             let dek = Dek::new(Zeroizing::new(DEK));
-            Ok(GeneratedKey {
-                dek,
-                wrapped: Self::wrap(cmk),
-            })
+            let wrapped = Self::wrap(cmk);
+            Ok(answered(GeneratedKey { dek, wrapped }, Some("m1")))
         }
 
-        async fn decrypt(&self, _: &CmkArn, _: &[u8], _: &Scope, _: &Use) -> Result<Dek, KmsError> {
+        async fn decrypt(
+            &self,
+            _: &CmkArn,
+            _: &[u8],
+            _: &Scope,
+        ) -> Result<Answered<Dek>, KmsError> {
             self.answer("Decrypt").await?;
-            Ok(Dek::new(Zeroizing::new(DEK)))
+            Ok(answered(Dek::new(Zeroizing::new(DEK)), Some("m0")))
         }
 
         async fn re_encrypt(
@@ -247,26 +278,25 @@ mod tests {
             _: &[u8],
             to: &CmkArn,
             _: &Scope,
-            _: &Use,
-        ) -> Result<Wrapped, KmsError> {
+        ) -> Result<Answered<Wrapped>, KmsError> {
             self.answer("ReEncrypt").await?;
-            Ok(Self::wrap(to))
+            Ok(answered(Self::wrap(to), Some("m1")))
         }
 
         async fn describe(
             &self,
             cmk: &CmkArn,
             _: &OrgId,
-            _: &Use,
-        ) -> Result<CmkDescription, KmsError> {
+        ) -> Result<Answered<CmkDescription>, KmsError> {
             self.answer("DescribeKey").await?;
-            Ok(CmkDescription {
+            let described = CmkDescription {
                 arn: cmk.clone(),
                 state: CmkState::Enabled,
                 symmetric: true,
                 deletion_ms: None,
                 replicas: Vec::new(),
-            })
+            };
+            Ok(answered(described, None))
         }
     }
 
@@ -294,7 +324,8 @@ mod tests {
     }
 
     fn audited(answer: Answer, log: &AuditLog) -> Audited<Scripted> {
-        Audited::new(Scripted(answer), log.clone(), Some("444455556666".into()))
+        let caller = Callers::Always(Caller::of_account("444455556666"));
+        Audited::new(Scripted(answer), log.clone(), Some(caller))
     }
 
     fn records(log: &AuditLog) -> Vec<serde_json::Value> {
@@ -331,7 +362,9 @@ mod tests {
             assert_eq!(record["phase"], "result");
             assert_eq!(record["outcome"], if denied { "blocked" } else { "ok" });
             assert_eq!(record.get("code").is_some(), denied);
-            assert_eq!(record.get("kms_request_id").is_some(), denied);
+            let request = if denied { "req-1" } else { "req-0" };
+            assert_eq!(record["kms_request_id"], request);
+            assert_eq!(record["attempt"], 1);
             assert!(record["latency_ms"].is_u64());
             assert_eq!(record["org"], "acme");
             assert_eq!(record["cmk"], arn(1).as_str());
@@ -344,7 +377,7 @@ mod tests {
             assert_eq!(record.get("cmk_to").is_some(), n % 4 == 2);
             let context = serde_json::json!(scope().context());
             assert_eq!(record.get("context"), (n % 4 != 3).then_some(&context));
-            assert_eq!(record.get("key_material_id").is_some(), matches!(n, 0 | 2));
+            assert_eq!(record.get("key_material_id").is_some(), matches!(n, 0..=2));
         }
     }
 

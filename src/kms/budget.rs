@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use pace::BudgetSettings;
 
 use self::pace::Pace;
+use super::caller::Callers;
 use super::codes::{Cause, Patience};
 use super::{CmkDescription, Dek, GeneratedKey, Kms, KmsClass, KmsError, SharedKms, Use, Wrapped};
 use crate::clock::{BootTime, SharedClock};
@@ -23,6 +24,7 @@ use crate::ids::{CmkArn, OrgId};
 use crate::retry::{Decision, RetryPolicy};
 use crate::scope::Scope;
 use crate::telemetry::metrics::KMS_THROTTLED;
+use crate::telemetry::waiting::{Part, Waiting};
 
 /// What a KMS counts calls by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,15 +33,6 @@ pub struct BudgetKey {
     pub account: String,
     /// The Region that is called.
     pub region: String,
-}
-
-/// Which account calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CallingAccount {
-    /// Always this one: the worker calls as itself.
-    Fixed(String),
-    /// The one the CMK is in: the worker assumes a role there first.
-    OfCmk,
 }
 
 /// All budgets of a process, made as they are first needed.
@@ -211,50 +204,56 @@ impl Budget {
 /// error with the class it has when nobody tries again, never `Transient`.
 pub struct Budgeted {
     inner: SharedKms,
-    account: CallingAccount,
+    callers: Callers,
     budgets: Arc<Budgets>,
     policy: RetryPolicy,
     clock: SharedClock,
+    waiting: Waiting,
 }
 
 impl Budgeted {
     /// Puts budgets and retries around `inner`, which makes single attempts.
     pub fn new(
         inner: SharedKms,
-        account: CallingAccount,
+        callers: Callers,
         budgets: Arc<Budgets>,
         policy: RetryPolicy,
     ) -> Self {
         let clock = Arc::clone(&budgets.clock);
         Self {
             inner,
-            account,
+            callers,
             budgets,
             policy,
             clock,
+            waiting: Waiting::default(),
         }
     }
 
-    fn budget_of(&self, cmk: &CmkArn) -> Arc<Budget> {
-        let account = match &self.account {
-            CallingAccount::Fixed(account) => account.as_str(),
-            CallingAccount::OfCmk => cmk.account(),
-        };
+    /// Notes on this board that the KMS is waited for, and why, until it answers.
+    #[must_use]
+    pub fn noting(mut self, waiting: Waiting) -> Self {
+        self.waiting = waiting;
+        self
+    }
+
+    async fn budget_of(&self, org: &OrgId, cmk: &CmkArn) -> Arc<Budget> {
         self.budgets.of(BudgetKey {
-            account: account.to_owned(),
+            account: self.callers.of(org, cmk).await.account,
             region: cmk.region().to_owned(),
         })
     }
 
     async fn keep_trying<T, F>(
         &self,
-        cmk: &CmkArn,
-        attempt: impl Fn() -> F + Send + Sync,
+        (org, cmk): (&OrgId, &CmkArn),
+        why: &Use,
+        attempt: impl Fn(Use) -> F + Send + Sync,
     ) -> Result<T, KmsError>
     where
         F: Future<Output = Result<T, KmsError>> + Send,
     {
-        let budget = self.budget_of(cmk);
+        let budget = self.budget_of(org, cmk).await;
         let mut began = None;
         let mut failures = 0;
         let mut in_a_row: Option<(Cause, u32)> = None;
@@ -264,12 +263,17 @@ impl Budgeted {
             budget.calls.fetch_add(1, Ordering::Relaxed);
             let outcome = {
                 let _in_flight = Counted::new(&budget.in_flight);
-                attempt().await
+                attempt(why.at_attempt(failures + 1)).await
             };
             let error = match outcome {
                 Err(error) if error.is_transient() => error,
-                settled => return settled,
+                settled => {
+                    // A refusal is an answer too.
+                    self.waiting.clear(Part::Kms);
+                    return settled;
+                }
             };
+            self.waiting.note(Part::Kms, &error.code);
             let now = self.clock.boot();
             if error.class == (KmsClass::Transient { throttled: true }) {
                 budget.throttled.fetch_add(1, Ordering::Relaxed);
@@ -309,8 +313,10 @@ impl Kms for Budgeted {
         scope: &Scope,
         why: &Use,
     ) -> Result<GeneratedKey, KmsError> {
-        self.keep_trying(cmk, || self.inner.generate_data_key(cmk, scope, why))
-            .await
+        self.keep_trying((scope.org(), cmk), why, |why| async move {
+            self.inner.generate_data_key(cmk, scope, &why).await
+        })
+        .await
     }
 
     async fn decrypt(
@@ -320,8 +326,10 @@ impl Kms for Budgeted {
         scope: &Scope,
         why: &Use,
     ) -> Result<Dek, KmsError> {
-        self.keep_trying(cmk, || self.inner.decrypt(cmk, wrapped, scope, why))
-            .await
+        self.keep_trying((scope.org(), cmk), why, |why| async move {
+            self.inner.decrypt(cmk, wrapped, scope, &why).await
+        })
+        .await
     }
 
     /// One call of the budget of the CMK it wraps under; both are in one Region.
@@ -333,8 +341,10 @@ impl Kms for Budgeted {
         scope: &Scope,
         why: &Use,
     ) -> Result<Wrapped, KmsError> {
-        self.keep_trying(to, || self.inner.re_encrypt(from, wrapped, to, scope, why))
-            .await
+        self.keep_trying((scope.org(), to), why, |why| async move {
+            self.inner.re_encrypt(from, wrapped, to, scope, &why).await
+        })
+        .await
     }
 
     /// Counted like the rest, although a KMS may count it apart: it is rare.
@@ -344,7 +354,9 @@ impl Kms for Budgeted {
         org: &OrgId,
         why: &Use,
     ) -> Result<CmkDescription, KmsError> {
-        self.keep_trying(cmk, || self.inner.describe(cmk, org, why))
-            .await
+        self.keep_trying((org, cmk), why, |why| async move {
+            self.inner.describe(cmk, org, &why).await
+        })
+        .await
     }
 }

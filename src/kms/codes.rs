@@ -1,11 +1,11 @@
 //! Every error code of a KMS and what it means.
 //!
-//! The table is in two steps, and each step is one exhaustive `match`:
+//! The table is in two steps:
 //!
-//! 1. [`Cause::of`]: operation, code and message to a [`Cause`], one variant for
-//!    each row of the table.
+//! 1. [`CODES`] and [`Cause::of`]: operation, code and message to a [`Cause`], one
+//!    variant for each row of the table.
 //! 2. [`Cause::class`] and [`Cause::patience`]: what a cause means, and how long it
-//!    is tried again. [`KmsError::blocked_reason`] gives the word it is listed under.
+//!    is tried again: one exhaustive `match` each. [`KmsError::blocked_reason`] gives the word it is listed under.
 //!
 //! A message's text only ever refines a code; the code alone already gives a
 //! safe answer. A code this version does not know is parked and listed.
@@ -15,6 +15,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{CmkDescription, CmkState};
+use crate::ids::CmkArn;
 
 /// `GenerateDataKey`, as the KMS and its logs name it.
 pub const GENERATE_DATA_KEY: &str = "GenerateDataKey";
@@ -34,6 +35,15 @@ pub const RESPONSE_MISMATCH: &str = "ResponseMismatch";
 /// Our own code for a call that got no answer: connection refused, dispatch
 /// failed, time ran out.
 pub const NO_RESPONSE: &str = "NoResponse";
+/// Our own code for an answer that cannot be read: not what a KMS sends, so it
+/// came from something on the way.
+pub const UNREADABLE_RESPONSE: &str = "UnreadableResponse";
+/// Our own code where the role for a CMK could not be read from the registry.
+pub const ROLE_UNKNOWN: &str = "RoleUnknown";
+/// Our own code where whatever gives us credentials did not do so in time.
+pub const CREDENTIALS_PROVIDER_TIMEOUT: &str = "CredentialsProviderTimeout";
+/// Our own code where there are no credentials, or fetching them failed.
+pub const CREDENTIALS_PROVIDER_ERROR: &str = "CredentialsProviderError";
 
 /// How an error of a KMS is to be treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,67 +161,93 @@ pub enum Cause {
     Unknown,
 }
 
+/// Every code that has a row, with the row it has before its message is looked
+/// at.
+pub const CODES: &[(Cause, &[&str])] = &[
+    (
+        Cause::Throttled,
+        &[
+            "ThrottlingException",
+            "Throttling",
+            "RequestLimitExceeded",
+            "TooManyRequestsException",
+            "LimitExceededException",
+        ],
+    ),
+    (
+        Cause::Service,
+        &[
+            "KMSInternalException",
+            "DependencyTimeoutException",
+            "KeyUnavailableException",
+            "InternalFailure",
+            "InternalError",
+            "ServiceUnavailable",
+            "ServiceUnavailableException",
+            "RequestTimeout",
+            "RequestTimeoutException",
+            NO_RESPONSE,
+            UNREADABLE_RESPONSE,
+            ROLE_UNKNOWN,
+        ],
+    ),
+    (
+        Cause::Credentials,
+        &[
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "RequestExpired",
+            CREDENTIALS_PROVIDER_TIMEOUT,
+            CREDENTIALS_PROVIDER_ERROR,
+        ],
+    ),
+    (
+        Cause::AccessDenied,
+        &["AccessDeniedException", "AccessDenied"],
+    ),
+    (Cause::Disabled, &["DisabledException"]),
+    (Cause::OtherState, &["KMSInvalidStateException"]),
+    (Cause::InvalidCiphertext, &["InvalidCiphertextException"]),
+    (Cause::IncorrectKey, &["IncorrectKeyException"]),
+    (Cause::NotFound, &["NotFoundException"]),
+    (Cause::GrantToken, &["InvalidGrantTokenException"]),
+    (
+        Cause::BadRequest,
+        &[
+            "InvalidKeyUsageException",
+            "ValidationException",
+            "InvalidArnException",
+            "UnsupportedOperationException",
+            "SerializationException",
+        ],
+    ),
+    (
+        Cause::BadSigner,
+        &[
+            "UnrecognizedClientException",
+            "InvalidClientTokenId",
+            "SignatureDoesNotMatch",
+            "InvalidSignatureException",
+            "IncompleteSignature",
+            "MissingAuthenticationToken",
+            "OptInRequired",
+            "RegionDisabledException",
+        ],
+    ),
+    (Cause::DryRun, &["DryRunOperationException"]),
+    (Cause::ResponseMismatch, &[RESPONSE_MISMATCH]),
+];
+
 impl Cause {
-    /// The row for an error. This is the one place that knows codes and texts.
+    /// The row for an error. Together with [`CODES`] this is the one place that
+    /// knows codes and texts.
     pub fn of(operation: &str, code: &str, message: &str) -> Self {
-        match code {
-            "ThrottlingException"
-            | "Throttling"
-            | "RequestLimitExceeded"
-            | "TooManyRequestsException"
-            | "LimitExceededException" => Cause::Throttled,
-
-            "KMSInternalException"
-            | "DependencyTimeoutException"
-            | "KeyUnavailableException"
-            | "InternalFailure"
-            | "InternalError"
-            | "ServiceUnavailable"
-            | "ServiceUnavailableException"
-            | "RequestTimeout"
-            | "RequestTimeoutException"
-            | NO_RESPONSE => Cause::Service,
-
-            "ExpiredToken"
-            | "ExpiredTokenException"
-            | "RequestExpired"
-            | "CredentialsProviderTimeout" => Cause::Credentials,
-
-            "AccessDeniedException" | "AccessDenied" => {
-                if operation == ASSUME_ROLE {
-                    Cause::RoleDenied
-                } else if message.contains("identity-based policy") {
-                    Cause::OurPolicy
-                } else {
-                    Cause::AccessDenied
-                }
-            }
-
-            "DisabledException" => Cause::Disabled,
-            "KMSInvalidStateException" => Self::of_invalid_state(&message.to_ascii_lowercase()),
-
-            "InvalidCiphertextException" => Cause::InvalidCiphertext,
-            "IncorrectKeyException" => Cause::IncorrectKey,
-            "NotFoundException" => Cause::NotFound,
-            "InvalidGrantTokenException" => Cause::GrantToken,
-
-            "InvalidKeyUsageException"
-            | "ValidationException"
-            | "InvalidArnException"
-            | "UnsupportedOperationException"
-            | "SerializationException" => Cause::BadRequest,
-
-            "UnrecognizedClientException"
-            | "InvalidClientTokenId"
-            | "SignatureDoesNotMatch"
-            | "IncompleteSignature"
-            | "MissingAuthenticationToken"
-            | "OptInRequired"
-            | "RegionDisabledException" => Cause::BadSigner,
-
-            "DryRunOperationException" => Cause::DryRun,
-            RESPONSE_MISMATCH => Cause::ResponseMismatch,
-            _ => Cause::Unknown,
+        let named = CODES.iter().find(|(_, codes)| codes.contains(&code));
+        match named.map_or(Cause::Unknown, |(cause, _)| *cause) {
+            Cause::AccessDenied if operation == ASSUME_ROLE => Cause::RoleDenied,
+            Cause::AccessDenied if message.contains("identity-based policy") => Cause::OurPolicy,
+            Cause::OtherState => Self::of_invalid_state(&message.to_ascii_lowercase()),
+            cause => cause,
         }
     }
 
@@ -283,6 +319,9 @@ impl Cause {
             Cause::OurPolicy | Cause::BadRequest | Cause::DryRun => KmsClass::FatalJob,
             Cause::BadSigner => KmsClass::FatalWorker,
             Cause::Unknown if around.http_status.is_some_and(|status| status >= 500) => transient,
+            Cause::Unknown if around.http_status == Some(429) => {
+                KmsClass::Transient { throttled: true }
+            }
             Cause::Unknown => KmsClass::Unknown,
         }
     }
@@ -365,6 +404,17 @@ pub enum Patience {
 /// `revoked` until the canary is refused too; the error alone cannot tell.
 pub const CMK_DENIED: &str = "cmk_denied";
 
+/// As [`KmsError::side`], of a message alone.
+pub(crate) fn side_named(message: &str, from: &CmkArn, to: &CmkArn) -> Option<Side> {
+    let says =
+        |source: &str, target: &str| match (message.contains(source), message.contains(target)) {
+            (true, false) => Some(Side::Source),
+            (false, true) => Some(Side::Target),
+            _ => None,
+        };
+    says("kms:ReEncryptFrom", "kms:ReEncryptTo").or_else(|| says(from.as_str(), to.as_str()))
+}
+
 /// Decides how an error is treated.
 pub fn classify(operation: &str, code: &str, message: &str, around: &Circumstance) -> KmsClass {
     Cause::of(operation, code, message).class(around)
@@ -415,6 +465,13 @@ impl KmsError {
     /// The row of the table.
     pub fn cause(&self) -> Cause {
         Cause::of(self.operation, &self.code, &self.message)
+    }
+
+    /// Which CMK of a `ReEncrypt` the message is about, where it says so: by the
+    /// permission that is missing, or by naming one of the two. `None` where it
+    /// does not tell; a text only ever refines.
+    pub fn side(&self, from: &CmkArn, to: &CmkArn) -> Option<Side> {
+        side_named(&self.message, from, to)
     }
 
     /// Worth another try after a wait.
@@ -494,4 +551,4 @@ impl fmt::Display for Printable<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kms) mod tests;

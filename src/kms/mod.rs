@@ -4,16 +4,24 @@
 //! | file | what |
 //! |---|---|
 //! | `codes` | every error code of a KMS and what it means, decided in one place |
+//! | `backend` | what a backend implements: one attempt, with all that the answer told |
+//! | `aws` | AWS KMS |
 //! | `local` | the local key ring: a file, for trial and tests |
+//! | `caller` | who calls: ourselves, or a role of the customer's |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
 //! | `audited` | decorator: an audit record for every call |
+//! | `trial` | is a CMK as a rekey needs it, by canaries |
 //! | `conformance` | one suite for every backend |
 
 pub mod audited;
+pub mod aws;
+pub mod backend;
 pub mod budget;
+pub mod caller;
 pub mod codes;
 pub mod conformance;
 pub mod local;
+pub mod trial;
 
 use std::sync::Arc;
 
@@ -24,6 +32,7 @@ use crate::crypto::KeyId;
 use crate::ids::{CmkArn, JobId, OrgId};
 use crate::scope::Scope;
 
+pub use backend::{Answered, KmsBackend};
 pub use codes::{KmsClass, KmsError};
 
 /// A KMS that several parts share.
@@ -156,6 +165,9 @@ pub struct Use {
     pub task: Option<(String, u64)>,
     /// The data key the call is about, where it has a key row already.
     pub key_id: Option<KeyId>,
+    /// Which attempt of one call it is, from 1. The decorator that retries
+    /// counts; nobody else sets it.
+    pub attempt: u32,
 }
 
 impl Use {
@@ -170,6 +182,16 @@ impl Use {
             end_user: None,
             task: None,
             key_id: None,
+            attempt: 1,
+        }
+    }
+
+    /// The same use, at a later attempt.
+    #[must_use]
+    pub fn at_attempt(&self, attempt: u32) -> Self {
+        Self {
+            attempt,
+            ..self.clone()
         }
     }
 }
@@ -183,8 +205,9 @@ impl Use {
 /// the response names the CMK that was asked for, a plaintext key has 32 bytes;
 /// otherwise the error is of class `QuarantinedKey` and nothing is returned.
 ///
-/// An implementation makes one attempt. Retries, rate budgets and audit records
-/// are decorators ([`budget`], [`audited`]), so that there is one of each.
+/// A backend implements [`KmsBackend`] and makes one attempt. Retries, rate
+/// budgets and audit records are decorators ([`budget`], [`audited`]), so that
+/// there is one of each.
 ///
 /// There is no Encrypt: data keys are made by the KMS.
 ///

@@ -17,8 +17,8 @@ mod view;
 
 pub use error::{Refusal, RegistryError};
 pub use rows::{
-    ACTIVATION_PREFIX, ActivationRow, CHANNEL_PREFIX, CMK_PREFIX, ChannelRow, CmkRole, CmkRow,
-    ORG_ROW, OrgRow,
+    ACTIVATION_PREFIX, ActivationRow, CHANNEL_PREFIX, CMK_PREFIX, ChannelRow, CmkAccess, CmkRole,
+    CmkRow, ORG_ROW, OrgRow,
 };
 pub use timing::{Timing, TimingError};
 pub use view::{AllowList, ChannelView, Desired};
@@ -90,6 +90,19 @@ impl Registry {
         canary: &[u8],
         who: &str,
     ) -> Result<(), RegistryError> {
+        let access = CmkAccess::default();
+        self.add_org_with(org, cmk, &access, canary, who).await
+    }
+
+    /// As [`Registry::add_org`], with how the CMK is reached.
+    pub async fn add_org_with(
+        &self,
+        org: &OrgId,
+        cmk: &CmkArn,
+        access: &CmkAccess,
+        canary: &[u8],
+        who: &str,
+    ) -> Result<(), RegistryError> {
         let now = self.clock.wall().unix_ms();
         let row = OrgRow {
             cell_epoch: Epoch::FIRST,
@@ -100,7 +113,7 @@ impl Registry {
             wrap_floor: Epoch::ZERO,
             created_ms: now,
         };
-        let cmk_row = self.cmk_row(canary, who);
+        let cmk_row = self.cmk_row(access, canary, who);
         let writes = [insert(ORG_ROW, &row), insert(&cmk_id(cmk), &cmk_row)];
         match self.apply(org, &writes).await? {
             Applied::Yes => Ok(()),
@@ -108,12 +121,14 @@ impl Registry {
         }
     }
 
-    fn cmk_row(&self, canary: &[u8], who: &str) -> CmkRow {
+    fn cmk_row(&self, access: &CmkAccess, canary: &[u8], who: &str) -> CmkRow {
         CmkRow {
             role: CmkRole::Target,
             canary_hex: hex::encode(canary),
             entered_by: who.to_owned(),
             entered_ms: self.clock.wall().unix_ms(),
+            role_arn: access.role_arn.clone(),
+            external_id: access.external_id.clone(),
         }
     }
 
@@ -126,13 +141,27 @@ impl Registry {
         canary: &[u8],
         who: &str,
     ) -> Result<(), RegistryError> {
+        let access = CmkAccess::default();
+        self.allow_cmk_with(org, cmk, &access, canary, who).await
+    }
+
+    /// As [`Registry::allow_cmk`], with how the CMK is reached. It replaces how
+    /// it was reached before.
+    pub async fn allow_cmk_with(
+        &self,
+        org: &OrgId,
+        cmk: &CmkArn,
+        access: &CmkAccess,
+        canary: &[u8],
+        who: &str,
+    ) -> Result<(), RegistryError> {
         let id = cmk_id(cmk);
         for _ in 0..CONTENTION_TRIES {
             let rows = self.get(org, &[ORG_ROW, &id]).await?;
             if find(&rows, ORG_ROW).is_none() {
                 return Err(RegistryError::UnknownOrg(org.clone()));
             }
-            let row = self.cmk_row(canary, who);
+            let row = self.cmk_row(access, canary, who);
             let write = match find(&rows, &id) {
                 Some(old) => update(old, &row),
                 None => insert(&id, &row),
@@ -173,6 +202,15 @@ impl Registry {
             }
         }
         Err(RegistryError::Contended(org.clone()))
+    }
+
+    /// The row of a CMK on the organization's allow-list, if it is there.
+    pub async fn cmk(&self, org: &OrgId, cmk: &CmkArn) -> Result<Option<CmkRow>, RegistryError> {
+        let id = cmk_id(cmk);
+        let rows = self.get(org, &[&id]).await?;
+        find(&rows, &id)
+            .map(|row| parse(org.as_str(), row))
+            .transpose()
     }
 
     /// Organizations, ascending, from just after `after`.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
-use crate::ids::{CmkArn, JobId, Place, WorkspaceId};
+use crate::ids::{CmkArn, ExternalId, JobId, Place, RoleArn, WorkspaceId};
 use crate::job::Mode;
 
 /// Row id of the organization itself.
@@ -79,6 +79,21 @@ pub struct CmkRow {
     pub entered_by: String,
     /// When, Unix milliseconds.
     pub entered_ms: u64,
+    /// The role in the customer's account that is assumed to use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_arn: Option<RoleArn>,
+    /// What that role asks for besides our identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<ExternalId>,
+}
+
+/// How a CMK in a customer's account is reached. `Default` is as ourselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CmkAccess {
+    /// The role that is assumed.
+    pub role_arn: Option<RoleArn>,
+    /// What it asks for besides our identity.
+    pub external_id: Option<ExternalId>,
 }
 
 /// A job that has changed the registry. Written in the same batch as the
@@ -98,4 +113,25 @@ pub struct ActivationRow {
     pub to_cmk: CmkArn,
     /// When, Unix milliseconds.
     pub at_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_before_there_were_roles_are_read_and_written_as_they_were() {
+        let old = r#"{"role":"target","canary_hex":"00","entered_by":"ops","entered_ms":7}"#;
+        let row: CmkRow = serde_json::from_str(old).unwrap();
+        assert_eq!((&row.role_arn, &row.external_id), (&None, &None));
+        assert_eq!(serde_json::to_string(&row).unwrap(), old);
+        let row = CmkRow {
+            role_arn: Some(RoleArn::new("arn:aws:iam::111122223333:role/x").unwrap()),
+            external_id: Some(ExternalId::new("T0P-secret").unwrap()),
+            ..row
+        };
+        assert!(!format!("{row:?}").contains("T0P-secret"));
+        let text = serde_json::to_string(&row).unwrap();
+        assert_eq!(serde_json::from_str::<CmkRow>(&text).unwrap(), row);
+    }
 }

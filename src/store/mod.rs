@@ -6,9 +6,11 @@
 //! | `merge` | the rule by which a store picks one of two writes, as a pure function |
 //! | `conformance` | the contract as a suite of tests, run on every backend |
 //! | `noted` | decorator: notes that the store is away, for the status |
+//! | `cql` | ScyllaDB and Cassandra, by the `scylla` driver |
 //! | `sqlite` | the embedded store: one SQLite file, any number of processes |
 
 pub mod conformance;
+pub mod cql;
 pub mod merge;
 pub mod noted;
 pub mod sqlite;

@@ -6,9 +6,11 @@
 //! | `store` | the store of the configuration |
 //! | `queue` | the queue |
 //! | `kms` | the KMS, audited and within its budget |
+//! | `roles` | how the KMS learns which role to assume |
 
 mod kms;
 mod queue;
+mod roles;
 mod store;
 
 use std::path::Path;
@@ -17,8 +19,9 @@ use std::time::Duration;
 
 use crate::audit::{AuditError, AuditLog, Origin};
 use crate::clock::SharedClock;
-use crate::config::{Config, QueueKind};
+use crate::config::{Config, KmsKind, QueueKind};
 use crate::job::{JobBook, WorkerName};
+use crate::kms::KmsError;
 use crate::kms::budget::Budgets;
 use crate::kms::local::{RingAdmin, RingError};
 use crate::pipeline::{Limits, Parking, Shared};
@@ -27,10 +30,11 @@ use crate::registry::{Registry, RegistryError, Timing};
 use crate::store::noted::Noted;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
+use crate::telemetry::logs::LogError;
 use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
-pub use kms::{RING_PASSPHRASE, kms, provider, unlock};
+pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
 pub use queue::{queue, queue_at};
 pub use store::store;
 
@@ -52,6 +56,15 @@ pub enum WiringError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The environment asks for keys in the log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The account that calls KMS could not be found out.
+    #[error(
+        "cannot ask STS which account calls KMS: {0}; mend the credentials or the way to STS, \
+         or set `kms.account`"
+    )]
+    WhoAmI(KmsError),
     /// A directory could not be made.
     #[error("cannot make the directory `{path}`: {error}")]
     Dir {
@@ -65,7 +78,8 @@ pub enum WiringError {
     Compute(#[from] rayon::ThreadPoolBuildError),
 }
 
-/// Makes a new data directory: store with its timing row, queue and key ring.
+/// Makes a new data directory: store with its timing row, queue and, where it is
+/// the KMS, key ring.
 /// What stands already is left as it is. Returns the waits that hold.
 pub async fn init(
     config: &Config,
@@ -91,7 +105,7 @@ pub async fn init(
         .init_timing(timing)
         .await?;
     queue(config, clock).await?;
-    if RingAdmin::open(&config.kms.ring).is_err() {
+    if config.kms.kind == KmsKind::Ring && RingAdmin::open(&config.kms.ring).is_err() {
         match kms::passphrase() {
             Some(unlock) => RingAdmin::create(&config.kms.ring, &unlock)?,
             None => RingAdmin::create_with_key_file(&config.kms.ring)?,
@@ -167,7 +181,7 @@ pub async fn worker_on(
     let timing = registry.timing().await?;
     let queue = queue::queue_for_worker(config, clock).await?;
     let audit = audit(config, "rekeyd worker", Some(name.clone()), clock)?;
-    let (kms, budgets) = kms(config, &config.kms.caller, &audit, clock).await?;
+    let (kms, budgets) = kms::kms_on(&registry, waiting.clone(), config, &audit, clock).await?;
     let w = &config.worker;
     let limits = Limits {
         slices: w.slices_in_flight,

@@ -1,20 +1,22 @@
 //! Finds free tasks and runs them. Claims go round the organizations, so that a
 //! large one does not starve the others.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use crate::clock::BootTime;
 use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, Ended, TaskError, TaskRun};
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
-use crate::worker::{Worker, WorkerError, joined};
+use crate::worker::{Worker, WorkerError, joined, open_jobs};
 
 pub(super) async fn run(
     worker: Arc<Worker>,
@@ -67,41 +69,59 @@ struct Claimed {
     hold: TaskHold,
 }
 
-/// Knows which tasks looked free, organization by organization.
+/// Knows which jobs and tasks looked as if there were something to do, so that
+/// they are not listed again for every claim.
 #[derive(Default)]
 struct Finder {
     // Organizations in the order in which they are asked next.
     turn: VecDeque<OrgId>,
-    // What the last listing of a round showed, so that it is not listed again
-    // for every claim.
+    // Open jobs, and when they were listed.
+    jobs: Vec<JobRow>,
+    listed: Option<BootTime>,
+    // What the last listing of a round showed.
     seen: HashMap<(JobId, u32), Vec<Versioned<TaskRow>>>,
 }
 
 impl Finder {
     async fn claim_one(&mut self, worker: &Worker) -> Result<Option<Claimed>, WorkerError> {
-        let book = &worker.shared.book;
-        let orgs = book.orgs().await?;
-        self.turn.retain(|org| orgs.contains(org));
-        for org in orgs {
-            if !self.turn.contains(&org) {
-                self.turn.push_back(org);
-            }
-        }
+        self.list(worker).await?;
         for _ in 0..self.turn.len() {
             let Some(org) = self.turn.pop_front() else {
                 break;
             };
             self.turn.push_back(org.clone());
-            for id in book.open(&org).await? {
-                let Some(job) = book.get(&org, id).await? else {
-                    continue;
-                };
-                if let Some(hold) = self.claim_of(worker, id, &job.row).await? {
-                    return Ok(Some(Claimed { job: job.row, hold }));
+            let of_org = self.jobs.iter().filter(|job| job.request.org == org);
+            for job in of_org.cloned().collect::<Vec<_>>() {
+                if let Some(hold) = self.claim_of(worker, job.request.job_id, &job).await? {
+                    return Ok(Some(Claimed { job, hold }));
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Lists the jobs again if the last list is older than a poll. One that has
+    /// gone on since does no harm: a claimed task looks at its job first.
+    async fn list(&mut self, worker: &Worker) -> Result<(), WorkerError> {
+        let now = worker.shared.clock.boot();
+        let poll = Duration::from_millis(worker.pace.poll_ms);
+        if self.listed.is_some_and(|at| now.since(at) < poll) {
+            return Ok(());
+        }
+        let open = open_jobs::read(worker).await?;
+        self.jobs = open.into_iter().map(|seen| seen.row).collect();
+        self.listed = Some(now);
+        let orgs: BTreeSet<&OrgId> = self.jobs.iter().map(|job| &job.request.org).collect();
+        self.turn.retain(|org| orgs.contains(org));
+        for org in orgs {
+            if !self.turn.contains(org) {
+                self.turn.push_back(org.clone());
+            }
+        }
+        let jobs = &self.jobs;
+        self.seen
+            .retain(|(id, _), _| jobs.iter().any(|job| job.request.job_id == *id));
+        Ok(())
     }
 
     async fn claim_of(

@@ -4,6 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `intake` | queue messages become recorded jobs, or dead letters |
+//! | `open_jobs` | the jobs that are not at an end |
 //! | `sweeper` | finds jobs that nobody drives |
 //! | `drive` | one job from state to state |
 //! | `preflight` | is everything as the job needs it, before anything changes |
@@ -13,6 +14,7 @@
 mod claims;
 mod drive;
 mod intake;
+mod open_jobs;
 mod plan_round;
 mod preflight;
 mod sweeper;

@@ -1,12 +1,12 @@
 //! Is everything as the job needs it? Asked before anything is changed.
 
 use crate::ids::CmkArn;
-use crate::job::{Estimate, JobRow, Mode};
-use crate::kms::{CmkState, KmsClass, KmsError, ReasonCode, Use};
+use crate::job::{Estimate, JobRow, Mode, RekeyRequest};
+use crate::kms::trial::{self, Unfit};
+use crate::kms::{KmsClass, KmsError, ReasonCode, Use};
 use crate::pipeline::plan::count_slices;
 use crate::pipeline::{Shared, patiently};
 use crate::registry::{AllowList, RegistryError};
-use crate::scope::Scope;
 use crate::worker::{Worker, WorkerError};
 
 /// What preflight found.
@@ -44,6 +44,7 @@ pub(super) async fn run(worker: &Worker, job: &JobRow) -> Result<Found, WorkerEr
         worker,
         job,
         list: &list,
+        why: why(request),
     };
     // One after the other: a target that is disabled costs one call.
     if let Some(found) = trial.describe_target().await? {
@@ -101,46 +102,34 @@ async fn store_problem(shared: &Shared) -> Result<Option<String>, WorkerError> {
     Ok(None)
 }
 
+fn why(request: &RekeyRequest) -> Use {
+    let mut why = Use::new(ReasonCode::Canary, "preflight");
+    why.job = Some(request.job_id);
+    why.requested_by = Some(request.requested_by.clone());
+    why
+}
+
 struct Trial<'a> {
     worker: &'a Worker,
     job: &'a JobRow,
     list: &'a AllowList,
+    why: Use,
 }
 
 impl Trial<'_> {
-    fn why(&self) -> Use {
-        let mut why = Use::new(ReasonCode::Canary, "preflight");
-        why.job = Some(self.job.request.job_id);
-        why.requested_by = Some(self.job.request.requested_by.clone());
-        why
-    }
-
-    fn canary(&self) -> Scope {
-        Scope::Canary {
-            org: self.job.request.org.clone(),
+    /// Tries CMKs on behalf of the job's organization.
+    fn ask(&self) -> trial::Trial<'_> {
+        trial::Trial {
+            kms: &*self.worker.shared.kms,
+            org: &self.job.request.org,
+            why: &self.why,
         }
     }
 
     async fn describe_target(&self) -> Result<Option<Found>, WorkerError> {
-        let request = &self.job.request;
-        let kms = &self.worker.shared.kms;
-        let cmk = &request.to_cmk;
-        let described = match kms.describe(cmk, &request.org, &self.why()).await {
-            Ok(described) => described,
-            Err(error) => return self.target_error(error).map(Some),
-        };
-        Ok(if described.state != CmkState::Enabled {
-            let state = format!("{:?}", described.state);
-            Some(Found::Refuse(format!(
-                "target_not_enabled: `{cmk}` is {state}; enable it and ask again"
-            )))
-        } else if !described.symmetric {
-            Some(Found::Refuse(format!(
-                "target_not_symmetric: `{cmk}` cannot wrap data keys; name a symmetric encryption key"
-            )))
-        } else {
-            None
-        })
+        let cmk = &self.job.request.to_cmk;
+        let described = self.ask().describe(cmk).await;
+        self.target(described.map(drop))
     }
 
     /// The target wraps and unwraps, and refuses a wrong context.
@@ -151,29 +140,8 @@ impl Trial<'_> {
             // the one call it has.
             return Ok(None);
         }
-        let kms = &self.worker.shared.kms;
-        let (cmk, why) = (&request.to_cmk, self.why());
-        let made = match kms.generate_data_key(cmk, &self.canary(), &why).await {
-            Ok(made) => made,
-            Err(error) => return self.target_error(error).map(Some),
-        };
-        let wrapped = &made.wrapped.bytes;
-        if let Err(error) = kms.decrypt(cmk, wrapped, &self.canary(), &why).await {
-            return self.target_error(error).map(Some);
-        }
-        // A KMS that does not bind the context would make scopes worthless.
-        let other = Scope::Search {
-            org: request.org.clone(),
-        };
-        match kms.decrypt(cmk, wrapped, &other, &why).await {
-            Err(error) if matches!(error.class, KmsClass::QuarantinedKey | KmsClass::Denied) => {
-                Ok(None)
-            }
-            Err(error) => self.target_error(error).map(Some),
-            Ok(_) => Ok(Some(Found::Refuse(format!(
-                "context_not_bound: `{cmk}` opened a canary under another encryption context"
-            )))),
-        }
+        let used = self.ask().wraps(&request.to_cmk).await;
+        self.target(used)
     }
 
     /// The canary that was stored when the source CMK was entered opens.
@@ -190,31 +158,46 @@ impl Trial<'_> {
                 request.org
             ))));
         };
-        let kms = &self.worker.shared.kms;
-        let why = self.why();
         let answer = match request.mode {
-            Mode::Reencrypt => kms
-                .decrypt(source, &wrap, &self.canary(), &why)
-                .await
-                .map(drop),
-            Mode::Rewrap => kms
-                .re_encrypt(source, &wrap, &request.to_cmk, &self.canary(), &why)
-                .await
-                .map(drop),
+            Mode::Reencrypt => self.ask().opens(source, &wrap).await,
+            Mode::Rewrap => self.ask().rewraps(source, &wrap, &request.to_cmk).await,
         };
-        match answer {
-            Ok(()) => Ok(None),
-            Err(error) if error.class == KmsClass::FatalWorker => Err(error.into()),
-            Err(error) => {
-                let code = error
-                    .blocked_reason()
-                    .map_or(error.code.clone(), |r| r.into_owned());
-                Ok(Some(Found::Wait(format!(
-                    "source_{code}: the active `{source}` does not open its canary ({})",
-                    error.message
-                ))))
-            }
+        let error = match answer {
+            Ok(()) => return Ok(None),
+            Err(Unfit::Kms(error)) => error,
+            // Opening and rewrapping find nothing but errors of the KMS.
+            Err(unfit) => return self.target(Err(unfit)),
+        };
+        if error.class == KmsClass::FatalWorker {
+            return Err(error.into());
         }
+        let code = error
+            .blocked_reason()
+            .map_or(error.code.clone(), |r| r.into_owned());
+        Ok(Some(Found::Wait(format!(
+            "source_{code}: the active `{source}` does not open its canary ({})",
+            error.message
+        ))))
+    }
+
+    /// What is to become of the job by what its target answered.
+    fn target(&self, answer: Result<(), Unfit>) -> Result<Option<Found>, WorkerError> {
+        let cmk = &self.job.request.to_cmk;
+        let refusal = match answer {
+            Ok(()) => return Ok(None),
+            Err(Unfit::Kms(error)) => return self.target_error(error).map(Some),
+            Err(Unfit::NotEnabled(described)) => {
+                let state = described.state;
+                format!("target_not_enabled: `{cmk}` is {state:?}; enable it and ask again")
+            }
+            Err(Unfit::NotSymmetric) => format!(
+                "target_not_symmetric: `{cmk}` cannot wrap data keys; name a symmetric encryption key"
+            ),
+            Err(Unfit::ContextNotBound) => format!(
+                "context_not_bound: `{cmk}` opened a canary under another encryption context"
+            ),
+        };
+        Ok(Some(Found::Refuse(refusal)))
     }
 
     fn target_error(&self, error: KmsError) -> Result<Found, WorkerError> {

@@ -2,6 +2,7 @@
 //! or a dead worker strands nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -9,11 +10,14 @@ use tokio::task::JoinSet;
 use crate::job::{JobHold, JobRow, Leased, Versioned, is_free};
 use crate::killpoint;
 use crate::store::ControlTable;
-use crate::worker::{Worker, WorkerError, drive, joined};
+use crate::worker::{Worker, WorkerError, drive, joined, open_jobs};
 
 /// Jobs one worker drives at once. A job that waits for a time is nobody's
 /// meanwhile, so drains of days do not use this up.
 const JOBS_AT_ONCE: usize = 64;
+
+/// How often the list of open jobs is held against the organizations.
+const COMPLETE_EVERY: Duration = Duration::from_secs(15 * 60);
 
 pub(super) async fn run(
     worker: Arc<Worker>,
@@ -21,12 +25,24 @@ pub(super) async fn run(
 ) -> Result<(), WorkerError> {
     // Tasks of their own: they keep their leases while this loop looks for more.
     let mut driving = JoinSet::new();
+    let mut completed = None;
     loop {
+        let now = worker.shared.clock.boot();
+        if completed.is_none_or(|at| now.since(at) >= COMPLETE_EVERY) && !*stop.borrow() {
+            match open_jobs::complete_the_list(&worker).await {
+                Ok(()) => completed = Some(now),
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(%error, "the list of open jobs cannot be completed now");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         if !*stop.borrow() && driving.len() < JOBS_AT_ONCE {
             match free_jobs(&worker).await {
                 Ok(free) => {
-                    for (org, seen) in free.into_iter().take(JOBS_AT_ONCE - driving.len()) {
-                        if let Some(hold) = claim(&worker, &org, seen).await? {
+                    for seen in free.into_iter().take(JOBS_AT_ONCE - driving.len()) {
+                        let org = seen.row.request.org.clone();
+                        if let Some(hold) = claim(&worker, org.as_str(), seen).await? {
                             driving.spawn(drive::run(worker.clone(), hold, stop.clone()));
                         }
                     }
@@ -49,21 +65,10 @@ pub(super) async fn run(
     }
 }
 
-async fn free_jobs(worker: &Worker) -> Result<Vec<(String, Versioned<JobRow>)>, WorkerError> {
-    let book = &worker.shared.book;
+async fn free_jobs(worker: &Worker) -> Result<Vec<Versioned<JobRow>>, WorkerError> {
     let now_ms = worker.shared.clock.wall().unix_ms();
-    let mut free = Vec::new();
-    for org in book.orgs().await? {
-        for job in book.open(&org).await? {
-            if let Some(seen) = book.get(&org, job).await?
-                && is_free(&seen.row, now_ms)
-                && !seen.row.state.is_final()
-                && seen.row.is_due(now_ms)
-            {
-                free.push((org.as_str().to_owned(), seen));
-            }
-        }
-    }
+    let mut free = open_jobs::read(worker).await?;
+    free.retain(|seen| is_free(&seen.row, now_ms) && seen.row.is_due(now_ms));
     Ok(free)
 }
 

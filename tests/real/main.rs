@@ -2,9 +2,17 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `aws` | clients of the AWS SDK for a server on this machine |
+//! | `cluster` | three nodes, of which one is killed and comes back |
+//! | `faults` | the proxy does to a connection what its modes say |
+//! | `keeper` | no server outlives its test process |
 //! | `queue` | the queue on SQS, which ElasticMQ speaks |
 //! | `servers` | the servers do what the other tests rely on |
 
+mod aws;
+mod cluster;
+mod faults;
+mod keeper;
 mod queue;
 mod servers;
 // Shared with other test programs, which use the rest.

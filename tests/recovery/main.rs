@@ -10,6 +10,9 @@
 //! | `site` | a store with traffic on it, and what must be true at the end |
 //! | `process` | a worker process |
 
+#[path = "../suite/backend.rs"]
+#[allow(dead_code)]
+mod backend;
 mod kill_points;
 mod process;
 mod random_kills;

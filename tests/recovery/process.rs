@@ -23,10 +23,9 @@ impl Process {
         let log = rig.dir.path().join(format!("{name}.log"));
         let log_file = std::fs::File::create(&log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_rekeyd"));
+        command.arg("worker");
+        rig.backend.tell(command.as_std_mut());
         command
-            .arg("worker")
-            .arg("--data-dir")
-            .arg(rig.dir.path())
             .env("REKEYD_WORKER__ID", name)
             .env("REKEYD_WORKER__POLL_MS", "20")
             .env("REKEYD_WORKER__CHECKPOINT_MS", "10")

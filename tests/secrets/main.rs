@@ -5,6 +5,9 @@
 //! that it and the client library wrote is searched for the marker and for each
 //! key there is, in the spellings in which such things leak.
 
+#[path = "../suite/backend.rs"]
+#[allow(dead_code)]
+mod backend;
 #[path = "../suite/rig.rs"]
 // The whole of it is used by tests/suite.
 #[allow(dead_code)]

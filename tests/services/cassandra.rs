@@ -44,7 +44,7 @@ impl Cassandra {
                     sizing: *sizing,
                 })
             },
-            |node| &mut node.server,
+            |node| vec![&mut node.server],
             Node::answers,
         );
         Self {

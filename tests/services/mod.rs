@@ -3,10 +3,12 @@
 //! | file | what |
 //! |---|---|
 //! | `cassandra` | one Cassandra node, shared by the tests of a process |
+//! | `cluster` | several nodes, to be killed and started again |
 //! | `installed` | where the servers are; installs them if they are not |
 //! | `keeper` | a process that outlives this one for a moment, to clean up |
 //! | `moto` | AWS KMS as far as the wire goes |
 //! | `ports` | ports that nobody uses |
+//! | `proxy` | a faulty network in front of any server |
 //! | `server` | one server process: its start, its log, its end |
 //! | `sqs` | ElasticMQ, which speaks SQS |
 //!
@@ -15,13 +17,18 @@
 //! skipped test. See README.md there.
 
 mod cassandra;
+mod cluster;
 mod installed;
 mod keeper;
 mod moto;
 mod ports;
+mod proxy;
 mod server;
 mod sqs;
 
-pub use cassandra::{Cassandra, cassandra};
+pub use cassandra::{Cassandra, Sizing, cassandra};
+pub use cluster::Cluster;
+pub use keeper::dir as servers_dir;
 pub use moto::{Moto, moto};
+pub use proxy::{Mode, Proxy};
 pub use sqs::{Sqs, sqs};

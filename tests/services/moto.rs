@@ -16,7 +16,7 @@ pub fn moto() -> &'static Moto {
     MOTO.get_or_init(|| {
         Server::start_on_free_ports(
             Moto::start,
-            |moto| &mut moto.server,
+            |moto| vec![&mut moto.server],
             |moto| answers_http(moto.port),
         )
     })

@@ -13,7 +13,7 @@ use super::keeper;
 
 /// The longest that a server may take to start: far more than it does, because
 /// a machine that builds at the same time is slow.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How often a server is started on other ports before we give up.
 const TRIES: usize = 5;
@@ -24,9 +24,6 @@ pub struct Server {
     child: Child,
     log: PathBuf,
 }
-
-/// A server that did not start because a port of it was taken meanwhile.
-struct PortTaken;
 
 impl Server {
     /// Starts `program`, which logs to `log`.
@@ -60,56 +57,55 @@ impl Server {
         }
     }
 
-    /// Starts a server with `start`, which picks the ports, and waits until
-    /// `ready`. Tries again if a port was taken meanwhile.
+    /// Starts one server or several with `start`, which picks the ports, and waits
+    /// until `ready`. Starts anew on other ports if one was taken meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// If a server ends or takes too long, with the end of its log.
     pub fn start_on_free_ports<T>(
         start: impl Fn() -> T,
-        server: impl Fn(&mut T) -> &mut Self,
+        servers: impl Fn(&mut T) -> Vec<&mut Self>,
         ready: impl Fn(&T) -> bool,
     ) -> T {
         for _ in 0..TRIES {
             let mut started = start();
             let begin = Instant::now();
-            loop {
-                if ready(&started) {
-                    return started;
+            while !ready(&started) {
+                let taken = servers(&mut started).iter_mut().any(|s| s.lost_a_port());
+                if taken {
+                    break;
                 }
-                match server(&mut started).check(begin) {
-                    Ok(()) => std::thread::sleep(Duration::from_millis(20)),
-                    Err(PortTaken) => break,
+                for server in servers(&mut started) {
+                    server.assert_runs();
+                    assert!(
+                        begin.elapsed() < PATIENCE,
+                        "{} was not ready after {PATIENCE:?}:\n{}",
+                        server.name,
+                        server.last_words()
+                    );
                 }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if ready(&started) {
+                return started;
             }
         }
-        panic!("every one of {TRIES} random ports was taken by another process");
+        panic!("each of {TRIES} times another process took a port");
     }
 
-    /// Waits until `ready`.
-    ///
+    fn lost_a_port(&mut self) -> bool {
+        let ended = self.child.try_wait().unwrap().is_some();
+        ended && self.log().to_lowercase().contains("in use")
+    }
+
     /// # Panics
     ///
-    /// If the server ends or takes too long, with the end of its log.
-    pub fn wait_until(&mut self, ready: impl Fn() -> bool) {
-        let begin = Instant::now();
-        while !ready() {
-            assert!(self.check(begin).is_ok(), "{}", self.last_words());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn check(&mut self, begin: Instant) -> Result<(), PortTaken> {
+    /// If it has ended, with the end of its log.
+    pub fn assert_runs(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {
-            if self.log().to_lowercase().contains("in use") {
-                return Err(PortTaken);
-            }
             panic!("{} ended: {status}\n{}", self.name, self.last_words());
         }
-        assert!(
-            begin.elapsed() < PATIENCE,
-            "{} was not ready after {PATIENCE:?}:\n{}",
-            self.name,
-            self.last_words()
-        );
-        Ok(())
     }
 
     /// Its process id.

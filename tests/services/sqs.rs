@@ -13,7 +13,7 @@ pub fn sqs() -> &'static Sqs {
     SQS.get_or_init(|| {
         Server::start_on_free_ports(
             Sqs::start,
-            |sqs| &mut sqs.server,
+            |sqs| vec![&mut sqs.server],
             |sqs| answers_http(sqs.port),
         )
     })

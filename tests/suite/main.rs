@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `architecture` | the source against ARCHITECTURE.md |
+//! | `backend` | the parts that a rig stands on: the embedded ones |
 //! | `blocked` | what cannot be rewritten is parked or left, never hidden |
 //! | `invariants` | those that no test of another file is named after |
 //! | `overlaps` | jobs that overlap, repeat, turn back or are cancelled |
@@ -12,6 +13,9 @@
 //! | `watched` | a store that notes what is done to it |
 
 mod architecture;
+// Shared, as `rig` is.
+#[allow(dead_code)]
+mod backend;
 mod blocked;
 mod invariants;
 mod overlaps;

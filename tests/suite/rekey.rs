@@ -2,7 +2,9 @@
 
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
+use rekeyd::ids::JobId;
 use rekeyd::job::{JobState, Mode};
+use rekeyd::store::{Applied, ControlTable, ControlWrite, Expect};
 
 use crate::rig::Rig;
 
@@ -56,5 +58,45 @@ async fn rewrap_leaves_cells_alone_and_needs_only_the_new_key() {
     assert_eq!(
         rig.epochs().await.into_keys().collect::<Vec<_>>(),
         [Epoch::FIRST]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_missing_on_the_list_or_unreadable_stops_nobody() {
+    let rig = Rig::new().await;
+    rig.fill(&Recipe {
+        seed: 3,
+        messages: 50,
+        shape: Shape::Realistic,
+        expiries_from_s: None,
+    })
+    .await;
+    // Written by a version that this one does not understand.
+    let strange = JobId::random();
+    let row = ControlWrite {
+        id: format!("job/{strange}"),
+        expect: Expect::Absent,
+        body: Some(r#"{"from":"the future"}"#.to_owned()),
+    };
+    let applied = rig
+        .store
+        .control_apply(ControlTable::Jobs, rig.org.as_str(), &[row])
+        .await
+        .unwrap();
+    assert_eq!(applied, Applied::Yes);
+    rig.book.index(&rig.org, strange).await.unwrap();
+
+    let request = rig.request(&rig.new, Mode::Reencrypt);
+    let job = request.job_id;
+    rig.book.record(&request, "hash", "test").await.unwrap();
+    rig.book.unindex(&rig.org, job).await.unwrap();
+    let worker = rig.worker().await;
+    rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    let open = rig.book.open_everywhere().await.unwrap();
+    assert_eq!(
+        open,
+        [(rig.org.clone(), strange)],
+        "ended jobs are taken off"
     );
 }

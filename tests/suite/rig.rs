@@ -1,6 +1,5 @@
 //! A data directory with an organization in it, and workers on it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +23,16 @@ use rekeyd::worker::WorkerError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Longest a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::backend::Backend;
+
+// Not every program that has a rig uses both.
+#[allow(unused_imports)]
+pub use crate::backend::{PATIENCE, short_waits};
 
 /// Everything a test needs, in a directory of its own.
 pub struct Rig {
     pub dir: tempfile::TempDir,
+    pub backend: Backend,
     pub config: Config,
     pub clock: SharedClock,
     pub store: SharedStore,
@@ -54,14 +57,13 @@ impl Rig {
     /// The same, in a store with other waits.
     pub async fn with_timing(timing: &Timing) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = small_steps(dir.path());
-        let clock = SystemClock::shared();
-        wiring::init(&config, timing, &clock).await.unwrap();
+        let backend = Backend::new(dir.path(), timing).await;
+        let config = backend.config();
         let ring = RingAdmin::open(&config.kms.ring).unwrap();
         let unlock = wiring::unlock(&config);
         let old = ring.create_key(&unlock, &NewKey::default()).unwrap();
         let new = ring.create_key(&unlock, &NewKey::default()).unwrap();
-        let rig = Self::open(dir, config, old, new).await;
+        let rig = Self::open(dir, backend, old, new).await;
         let canary = rig.canary(&rig.old).await;
         rig.registry
             .add_org(&rig.org, &rig.old, &canary, "test")
@@ -73,9 +75,14 @@ impl Rig {
 
     /// A client library of its own: nothing cached.
     pub async fn client(&self) -> Client {
-        let (kms, _) = wiring::kms(&self.config, "application", &self.audit, &self.clock)
-            .await
-            .unwrap();
+        let (kms, _) = wiring::kms(
+            &self.backend.config_of("application"),
+            "application",
+            &self.audit,
+            &self.clock,
+        )
+        .await
+        .unwrap();
         let keys = InProcessKeys::builder(
             self.store.clone(),
             kms,
@@ -95,16 +102,19 @@ impl Rig {
     /// meanwhile.
     pub async fn copy(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        copy_files(self.dir.path(), dir.path());
-        let config = small_steps(dir.path());
-        Self::open(dir, config, self.old.clone(), self.new.clone()).await
+        let backend = self
+            .backend
+            .copy(self.dir.path(), &self.store, dir.path())
+            .await;
+        Self::open(dir, backend, self.old.clone(), self.new.clone()).await
     }
 
-    async fn open(dir: tempfile::TempDir, config: Config, old: CmkArn, new: CmkArn) -> Self {
+    async fn open(dir: tempfile::TempDir, backend: Backend, old: CmkArn, new: CmkArn) -> Self {
         let clock = SystemClock::shared();
+        let config = backend.config();
         let store = wiring::store(&config, &clock).await.unwrap();
         let audit = wiring::audit(&config, "rekeyd test", None, &clock).unwrap();
-        let (kms, _) = wiring::kms(&config, "operator", &audit, &clock)
+        let (kms, _) = wiring::kms(&backend.config_of("operator"), "operator", &audit, &clock)
             .await
             .unwrap();
         Self {
@@ -115,6 +125,7 @@ impl Rig {
             org: OrgId::new("acme").unwrap(),
             workspace: WorkspaceId::new("w1").unwrap(),
             dir,
+            backend,
             config,
             clock,
             store,
@@ -336,51 +347,6 @@ impl Rig {
             }
         }
         epochs
-    }
-}
-
-/// Waits still smaller than the demo's, for most of a scenario is waiting.
-pub fn short_waits() -> Timing {
-    let mut t = Timing {
-        status_time_ms: 400,
-        request_timeout_ms: 400,
-        max_skew_ms: 20,
-        row_age_ms: 400,
-        lease_ms: 1_000,
-        margin_ms: 100,
-        grace_ms: 1_000,
-        drain_ms: 0,
-        blocked_retry_ms: 500,
-        blocked_retry_max_ms: 10_000,
-    };
-    t.drain_ms = t.settle_ms();
-    t.check().unwrap();
-    t
-}
-
-/// A configuration under which small tests take many steps.
-fn small_steps(dir: &Path) -> Config {
-    let mut config = Config::default_for(dir).unwrap();
-    config.worker.poll_ms = 50;
-    config.worker.checkpoint_ms = 50;
-    config
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    use std::os::unix::fs::DirBuilderExt;
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&target)
-                .unwrap();
-            copy_files(&entry.path(), &target);
-        } else if target.extension().is_none_or(|e| e != "db-shm") {
-            // The index of the write-ahead log is made anew by who opens first.
-            std::fs::copy(entry.path(), &target).unwrap();
-        }
     }
 }
 

@@ -6,11 +6,13 @@
 //! | `deny` | deny rules |
 //! | `fault` | latency, throttling, errors |
 //! | `log` | the call log |
+//! | `serve` | the ring over HTTP, as AWS KMS |
 
 mod deny;
 mod fault;
 mod keys;
 mod log;
+mod serve;
 
 use clap::Subcommand;
 
@@ -79,6 +81,9 @@ pub(super) enum Command {
     /// Show the last calls.
     #[command(after_help = "Example:\n  rekeyd kms log --tail 5")]
     Log(log::Arguments),
+    /// Let the key ring answer as AWS KMS over HTTP, for trials with a client of
+    /// AWS. Signatures are not checked.
+    Serve(serve::Arguments),
 }
 
 pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
@@ -94,6 +99,7 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         Command::Throttle { rate_per_s } => fault::throttle(context, *rate_per_s),
         Command::Fault(c) => fault::run(context, c),
         Command::Log(a) => log::run(context, a),
+        Command::Serve(a) => serve::run(context, a),
     }?;
     Ok(Exit::Done)
 }

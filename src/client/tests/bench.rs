@@ -12,7 +12,9 @@ use crate::ids::{ChannelId, CmkArn, Hour, JobId, OrgId, RecordId, WorkspaceId};
 use crate::job::Mode;
 use crate::kms::audited::Audited;
 use crate::kms::local::{DenyRule, Effect, Fault, LocalKeyRing, NewKey, RingAdmin, Unlock};
-use crate::kms::{CmkDescription, Dek, GeneratedKey, Kms, KmsError, SharedKms, Wrapped};
+use crate::kms::{
+    Answered, CmkDescription, Dek, GeneratedKey, KmsBackend, KmsError, SharedKms, Wrapped,
+};
 use crate::registry::{Registry, Timing};
 use crate::scope::{Kind, Scope};
 use crate::store::sqlite::SqliteStore;
@@ -168,27 +170,25 @@ impl Store for TappedStore {
 struct TappedKms(LocalKeyRing, Arc<Taps>);
 
 #[async_trait::async_trait]
-impl Kms for TappedKms {
+impl KmsBackend for TappedKms {
     async fn generate_data_key(
         &self,
         cmk: &CmkArn,
         scope: &Scope,
-        why: &Use,
-    ) -> Result<GeneratedKey, KmsError> {
+    ) -> Result<Answered<GeneratedKey>, KmsError> {
         self.1.counts.lock().unwrap().generated += 1;
         run(&self.1.in_kms).await.unwrap();
-        self.0.generate_data_key(cmk, scope, why).await
+        self.0.generate_data_key(cmk, scope).await
     }
     async fn decrypt(
         &self,
         cmk: &CmkArn,
         wrapped: &[u8],
         scope: &Scope,
-        why: &Use,
-    ) -> Result<Dek, KmsError> {
+    ) -> Result<Answered<Dek>, KmsError> {
         self.1.counts.lock().unwrap().decrypted += 1;
         run(&self.1.in_kms).await.unwrap();
-        self.0.decrypt(cmk, wrapped, scope, why).await
+        self.0.decrypt(cmk, wrapped, scope).await
     }
     async fn re_encrypt(
         &self,
@@ -196,17 +196,15 @@ impl Kms for TappedKms {
         wrapped: &[u8],
         to: &CmkArn,
         scope: &Scope,
-        why: &Use,
-    ) -> Result<Wrapped, KmsError> {
-        self.0.re_encrypt(from, wrapped, to, scope, why).await
+    ) -> Result<Answered<Wrapped>, KmsError> {
+        self.0.re_encrypt(from, wrapped, to, scope).await
     }
     async fn describe(
         &self,
         cmk: &CmkArn,
         org: &OrgId,
-        why: &Use,
-    ) -> Result<CmkDescription, KmsError> {
-        self.0.describe(cmk, org, why).await
+    ) -> Result<Answered<CmkDescription>, KmsError> {
+        self.0.describe(cmk, org).await
     }
 }
 

@@ -319,6 +319,8 @@ impl Registry {
             canary_hex: String::new(),
             entered_by: "vectors".to_owned(),
             entered_ms: 0,
+            role_arn: None,
+            external_id: None,
         };
         let allowed = self.allowed.iter();
         allowed.map(|cmk| (cmk.clone(), row.clone())).collect()

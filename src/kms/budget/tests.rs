@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::{Clock, FakeClock, WallTime};
+use crate::kms::caller::{Access, Caller, Callers, Grant, RoleCache, Roles};
 use crate::kms::codes::Circumstance;
 use crate::kms::{CmkState, ReasonCode};
 use crate::retry::RetryPolicy;
@@ -16,6 +17,7 @@ struct Scripted {
     latency: Duration,
     answer: Box<Script>,
     calls: AtomicU64,
+    attempts: Mutex<Vec<u32>>,
 }
 
 #[async_trait::async_trait]
@@ -41,7 +43,13 @@ impl Kms for Scripted {
     ) -> Result<Wrapped, KmsError> {
         unreachable!("the tests describe")
     }
-    async fn describe(&self, cmk: &CmkArn, _: &OrgId, _: &Use) -> Result<CmkDescription, KmsError> {
+    async fn describe(
+        &self,
+        cmk: &CmkArn,
+        _: &OrgId,
+        why: &Use,
+    ) -> Result<CmkDescription, KmsError> {
+        self.attempts.lock().unwrap().push(why.attempt);
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let answer = (self.answer)(call, self.clock.boot());
         if !self.latency.is_zero() {
@@ -70,6 +78,7 @@ struct Bench {
     kms: Arc<Budgeted>,
     budgets: Arc<Budgets>,
     script: Arc<Scripted>,
+    waiting: Waiting,
 }
 
 impl Bench {
@@ -87,15 +96,19 @@ impl Bench {
             latency: Duration::from_millis(latency_ms),
             answer: Box::new(answer),
             calls: AtomicU64::new(0),
+            attempts: Mutex::default(),
         });
         let budgets = Arc::new(Budgets::new(settings, clock.clone()));
-        let account = CallingAccount::Fixed("111122223333".into());
-        let kms = Budgeted::new(script.clone(), account, budgets.clone(), policy);
+        let callers = Callers::Always(Caller::of_account("111122223333"));
+        let waiting = Waiting::default();
+        let kms = Budgeted::new(script.clone(), callers, budgets.clone(), policy);
+        let kms = kms.noting(waiting.clone());
         Self {
             clock,
             kms: Arc::new(kms),
             budgets,
             script,
+            waiting,
         }
     }
 
@@ -300,17 +313,38 @@ async fn a_cancelled_caller_is_not_counted_any_more() {
 
 #[tokio::test]
 async fn each_account_and_region_has_its_own_budget() {
-    for (account, expected) in [
+    /// The customer of account 222 has us assume a role in account 333.
+    struct OneRole;
+
+    #[async_trait::async_trait]
+    impl Roles for OneRole {
+        async fn access(&self, _: &OrgId, cmk: &CmkArn) -> Result<Access, String> {
+            let role = "arn:aws:iam::333:role/rekeyd".parse().unwrap();
+            let external_id = None;
+            Ok(match cmk.account() {
+                "222" => Access::Role(Grant { role, external_id }),
+                _ => Access::Own,
+            })
+        }
+    }
+
+    let own = || Caller::of_account("999");
+    let clock = FakeClock::at(WallTime(0));
+    let cache = RoleCache::new(Arc::new(OneRole), Duration::from_secs(60), clock);
+    for (callers, expected) in [
         (
-            CallingAccount::Fixed("999".into()),
+            Callers::Always(own()),
             vec![("999", "eu-west-1"), ("999", "us-east-1")],
         ),
         (
-            CallingAccount::OfCmk,
+            Callers::ByRole {
+                own: own(),
+                roles: Arc::new(cache),
+            },
             vec![
-                ("111", "eu-west-1"),
-                ("222", "eu-west-1"),
-                ("222", "us-east-1"),
+                ("333", "eu-west-1"),
+                ("333", "us-east-1"),
+                ("999", "eu-west-1"),
             ],
         ),
     ] {
@@ -318,7 +352,7 @@ async fn each_account_and_region_has_its_own_budget() {
         let bench = Bench::new(settings, RetryPolicy::KMS, 0, |_, _| None);
         let kms = Budgeted::new(
             bench.script.clone(),
-            account,
+            callers,
             bench.budgets.clone(),
             RetryPolicy::KMS,
         );
@@ -340,4 +374,42 @@ async fn each_account_and_region_has_its_own_budget() {
             .collect();
         assert_eq!(keys, expected);
     }
+}
+
+#[tokio::test]
+async fn attempts_are_counted_and_a_silent_kms_is_named_until_it_answers() {
+    let settings = BudgetSettings::per_second(1000.0);
+    let bench = Bench::new(settings, RetryPolicy::KMS, 0, |call, _| match call {
+        0 => Some(("NoResponse", "connection refused")),
+        1 => Some(("KMSInternalException", "")),
+        2 => None,
+        3 => Some(("NoResponse", "")),
+        _ => Some(("AccessDeniedException", "")),
+    });
+    let kms = bench.kms.clone();
+    let call = tokio::spawn(async move { Bench::call(&kms).await });
+    while bench.script.calls.load(Ordering::Relaxed) < 2 {
+        // What is noted stands while the next attempt is waited for.
+        let words = bench.waiting.words();
+        if bench.script.calls.load(Ordering::Relaxed) == 1 && words.is_some() {
+            assert_eq!(words.unwrap(), "waits for the KMS: NoResponse");
+        }
+        bench.step(Duration::from_millis(1)).await;
+    }
+    assert_eq!(
+        bench.waiting.words().unwrap(),
+        "waits for the KMS: KMSInternalException"
+    );
+    while !call.is_finished() {
+        bench.step(Duration::from_millis(1)).await;
+    }
+    call.await.unwrap().unwrap();
+    assert_eq!(bench.waiting.words(), None);
+    assert_eq!(*bench.script.attempts.lock().unwrap(), [1, 2, 3]);
+
+    // A refusal is an answer: nothing is waited for.
+    let (refused, _) = bench.settle().await;
+    assert_eq!(refused.unwrap_err().class, KmsClass::Denied);
+    assert_eq!(bench.waiting.words(), None);
+    assert_eq!(*bench.script.attempts.lock().unwrap(), [1, 2, 3, 1, 2]);
 }

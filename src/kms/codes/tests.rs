@@ -4,15 +4,15 @@ const TRANSIENT: KmsClass = KmsClass::Transient { throttled: false };
 
 /// One row: operation, code, message, what is known, then what it must mean:
 /// class, class after patience, blocked reason after patience.
-struct Row {
-    operation: &'static str,
-    codes: &'static [&'static str],
-    message: &'static str,
-    around: Circumstance,
-    class: KmsClass,
-    given_up: KmsClass,
-    reason: Option<&'static str>,
-    patience: Patience,
+pub(in crate::kms) struct Row {
+    pub operation: &'static str,
+    pub codes: &'static [&'static str],
+    pub message: &'static str,
+    pub around: Circumstance,
+    pub class: KmsClass,
+    pub given_up: KmsClass,
+    pub reason: Option<&'static str>,
+    pub patience: Patience,
 }
 
 fn row(codes: &'static [&'static str], message: &'static str, class: KmsClass) -> Row {
@@ -61,7 +61,7 @@ fn side(side: Side) -> Circumstance {
     }
 }
 
-fn table() -> Vec<Row> {
+pub(in crate::kms) fn table() -> Vec<Row> {
     use KmsClass::*;
     use Patience::*;
     let young = Circumstance {
@@ -98,6 +98,8 @@ fn table() -> Vec<Row> {
                 "RequestTimeout",
                 "RequestTimeoutException",
                 NO_RESPONSE,
+                UNREADABLE_RESPONSE,
+                ROLE_UNKNOWN,
             ],
             "",
             TRANSIENT,
@@ -108,8 +110,12 @@ fn table() -> Vec<Row> {
             .around(Circumstance { http_status: Some(503), ..Circumstance::default() })
             .then(Unavailable, UntilGivenUp)
             .parks("kms_unavailable"),
+        row(&["SomethingNew"], "", Transient { throttled: true })
+            .around(Circumstance { http_status: Some(429), ..Circumstance::default() })
+            .then(Unavailable, UntilGivenUp)
+            .parks("kms_unavailable"),
         row(
-            &["ExpiredToken", "ExpiredTokenException", "RequestExpired", "CredentialsProviderTimeout"],
+            &["ExpiredToken", "ExpiredTokenException", "RequestExpired", CREDENTIALS_PROVIDER_TIMEOUT, CREDENTIALS_PROVIDER_ERROR],
             "",
             TRANSIENT,
         )
@@ -161,6 +167,7 @@ fn table() -> Vec<Row> {
                 "UnrecognizedClientException",
                 "InvalidClientTokenId",
                 "SignatureDoesNotMatch",
+                "InvalidSignatureException",
                 "IncompleteSignature",
                 "MissingAuthenticationToken",
                 "OptInRequired",
@@ -232,6 +239,46 @@ fn every_row_of_the_table() {
             assert!(!last.is_transient(), "{name}");
             assert_eq!(last.blocked_reason().as_deref(), row.reason, "{name}");
         }
+    }
+}
+
+#[test]
+fn every_code_has_a_line_in_this_table() {
+    let tested: Vec<&str> = table().iter().flat_map(|row| row.codes.to_vec()).collect();
+    for (cause, codes) in CODES {
+        for code in *codes {
+            assert!(tested.contains(code), "{cause:?}: {code} is not tested");
+            let twice = CODES.iter().filter(|(_, codes)| codes.contains(code));
+            assert_eq!(twice.count(), 1, "{code} stands in two rows");
+        }
+    }
+}
+
+#[test]
+fn the_side_of_a_refused_re_encrypt_is_what_its_message_says() {
+    let arn = |n: u8| {
+        crate::ids::CmkArn::new(format!("arn:aws:kms:eu-west-1:111122223333:key/k{n}")).unwrap()
+    };
+    let (from, to) = (arn(1), arn(2));
+    for (message, side) in [
+        (
+            format!("User: u is not authorized to perform: kms:ReEncryptTo on resource: {to}"),
+            Some(Side::Target),
+        ),
+        (
+            format!("User: u is not authorized to perform: kms:ReEncryptFrom on resource: {from}"),
+            Some(Side::Source),
+        ),
+        (format!("{from} is disabled."), Some(Side::Source)),
+        (format!("{to} is pending deletion."), Some(Side::Target)),
+        (format!("{from} and {to}"), None),
+        (
+            "the ciphertext refers to a key that does not exist".to_owned(),
+            None,
+        ),
+    ] {
+        let error = KmsError::new(RE_ENCRYPT, "X", message, &Circumstance::default());
+        assert_eq!(error.side(&from, &to), side, "{error}");
     }
 }
 

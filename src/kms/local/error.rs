@@ -142,7 +142,7 @@ pub enum RingError {
     #[error(
         "key ring: `{given}` is not an operation of the key ring \
          (GenerateDataKey, Decrypt, ReEncrypt, DescribeKey; in deny rules also \
-         ReEncryptFrom, ReEncryptTo)"
+         ReEncryptFrom, ReEncryptTo; in faults also AssumeRole)"
     )]
     UnknownOperation {
         /// As given.

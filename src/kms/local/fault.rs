@@ -5,10 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use super::RingError;
 use super::policy::any_matches;
-use crate::kms::codes::{DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
+use crate::kms::codes::{ASSUME_ROLE, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
 
-/// The operations of the ring, by name.
-pub const OPERATIONS: [&str; 4] = [GENERATE_DATA_KEY, DECRYPT, RE_ENCRYPT, DESCRIBE_KEY];
+/// The operations of the ring, by name. `AssumeRole` is there only where the ring
+/// is served over HTTP.
+pub const OPERATIONS: [&str; 5] = [
+    GENERATE_DATA_KEY,
+    DECRYPT,
+    RE_ENCRYPT,
+    DESCRIBE_KEY,
+    ASSUME_ROLE,
+];
 
 /// One fault. It is kept in the ring's file, so it holds in every process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +23,8 @@ pub const OPERATIONS: [&str; 4] = [GENERATE_DATA_KEY, DECRYPT, RE_ENCRYPT, DESCR
 pub struct Fault {
     /// What the fault is called, for clearing it.
     pub id: String,
-    /// Operations it is about, for example `Decrypt`; empty means all.
+    /// Operations it is about, for example `Decrypt`; empty means all of KMS, but
+    /// not `AssumeRole`, which has to be named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<String>,
     /// Patterns of caller names; empty means all.
@@ -55,7 +63,8 @@ const MAX_LATENCY_MS: u64 = 10 * 60 * 1000;
 impl Fault {
     /// The fault is about this call.
     pub(super) fn touches(&self, operation: &str, caller: &str) -> bool {
-        (self.operations.is_empty() || self.operations.iter().any(|o| o == operation))
+        let all = self.operations.is_empty() && operation != ASSUME_ROLE;
+        (all || self.operations.iter().any(|o| o == operation))
             && any_matches(&self.callers, caller)
     }
 

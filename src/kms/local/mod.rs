@@ -13,6 +13,7 @@
 //! | `policy` | deny rules: a key policy in small |
 //! | `fault` | latency, throttling and errors that can be set |
 //! | `throttle` | a rate limit over all processes |
+//! | `serve` | the ring over HTTP, in the words of AWS KMS |
 //! | `log` | the call log |
 //! | `admin` | what an administrator does: create, disable, deny, set faults |
 
@@ -24,6 +25,7 @@ mod log;
 mod policy;
 mod ring;
 mod seal;
+pub mod serve;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -46,7 +48,7 @@ use self::ring::{Refusal, Ring, usable};
 use self::seal::Sealer;
 use self::throttle::Throttles;
 use super::codes::{Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side};
-use super::{CmkDescription, Dek, GeneratedKey, Kms, KmsError, Use, Wrapped};
+use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsError, Wrapped};
 use crate::clock::{SharedClock, SystemClock};
 use crate::ids::{CmkArn, OrgId};
 use crate::scope::{EncryptionContext, Scope};
@@ -56,9 +58,15 @@ use crate::scope::{EncryptionContext, Scope};
 ///
 /// Its answers are made in microseconds and inline; latency that is set is
 /// waited for without holding a thread.
+#[derive(Clone)]
 pub struct LocalKeyRing {
+    ring: Arc<Opened>,
+    caller: Arc<str>,
+}
+
+/// What all callers of one process share.
+struct Opened {
     files: RingFiles,
-    caller: String,
     own_key: Sealer,
     cached: RwLock<Arc<Ring>>,
     log: CallLog,
@@ -89,15 +97,26 @@ impl LocalKeyRing {
         let own_key = Sealer::unlock(unlock, &state.protection)?;
         let ring = Ring::read(&files, &own_key)?;
         let log = CallLog::open(&files.log()).map_err(|e| RingError::io(&files.log(), e))?;
-        Ok(Self {
-            caller: caller.to_owned(),
+        let opened = Opened {
             own_key,
             cached: RwLock::new(Arc::new(ring)),
             log,
             throttles: Throttles::new(files.dir()),
             clock,
             files,
+        };
+        Ok(Self {
+            ring: Arc::new(opened),
+            caller: caller.into(),
         })
+    }
+
+    /// The same ring for another caller.
+    fn called_by(&self, caller: &str) -> Self {
+        Self {
+            ring: self.ring.clone(),
+            caller: caller.into(),
+        }
     }
 
     /// Makes a ring in `dir` that is opened by the key file `dir/ring.key`, which
@@ -109,7 +128,9 @@ impl LocalKeyRing {
         let admin = RingAdmin::create_with_key_file(dir)?;
         Self::open(dir, caller, &Unlock::KeyFile(admin.default_key_file()))
     }
+}
 
+impl Opened {
     /// The ring as it is now: read again only if another file stands in its place.
     fn ring(&self) -> Result<Arc<Ring>, RingError> {
         let cached = Arc::clone(&self.cached.read().unwrap_or_else(PoisonError::into_inner));
@@ -120,16 +141,23 @@ impl LocalKeyRing {
         *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
         Ok(fresh)
     }
+}
+
+impl LocalKeyRing {
+    fn ring(&self) -> Result<Arc<Ring>, RingError> {
+        self.ring.ring()
+    }
 
     /// One call, from arrival to record: throttling is judged at arrival, the
     /// rest when the latency is over, by the rules that hold then.
     async fn call<T>(
         &self,
         call: Call<'_>,
-        answer: impl FnOnce(&Ring) -> Result<T, Refusal>,
-    ) -> Result<T, KmsError> {
-        let arrived = self.clock.boot();
-        let outcome = match self.admit(&call) {
+        answer: impl FnOnce(&Ring, &EncryptionContext) -> Result<T, Refusal>,
+    ) -> Replied<T> {
+        let clock = &self.ring.clock;
+        let arrived = clock.boot();
+        let outcome = match self.admit(call.operation) {
             Err(refusal) => Err(refusal),
             Ok(latency) => {
                 if !latency.is_zero() {
@@ -140,47 +168,46 @@ impl LocalKeyRing {
         };
         let request_id = uuid::Uuid::new_v4().to_string();
         let record = CallRecord {
-            ts: self.clock.wall().to_string(),
+            ts: clock.wall().to_string(),
             request_id: request_id.clone(),
             operation: call.operation.to_owned(),
             cmk: call.uses[0].0.clone(),
             cmk_to: call.uses.get(1).map(|(cmk, _)| (*cmk).clone()),
             context: call.context,
-            caller: self.caller.clone(),
+            caller: self.caller.as_ref().to_owned(),
             result: match &outcome {
                 Ok(_) => "ok".to_owned(),
                 Err(refusal) => refusal.code.clone(),
             },
-            latency_us: u64::try_from(self.clock.boot().since(arrived).as_micros())
-                .unwrap_or(u64::MAX),
+            latency_us: u64::try_from(clock.boot().since(arrived).as_micros()).unwrap_or(u64::MAX),
         };
         // An answer that is not in the log is not given.
-        let outcome = match self.log.append(&record) {
+        let log = self.ring.files.log();
+        let outcome = match self.ring.log.append(&record) {
             Ok(()) => outcome,
-            Err(e) => Err(Refusal::internal(&RingError::io(&self.files.log(), e))),
+            Err(e) => Err(Refusal::internal(&RingError::io(&log, e))),
         };
-        outcome.map_err(|refusal| {
-            let around = Circumstance {
-                side: refusal.side.or(call.side),
-                ..Circumstance::default()
-            };
-            KmsError::new(call.operation, refusal.code, refusal.message, &around)
-                .with_request_id(request_id)
-        })
+        Replied {
+            operation: call.operation,
+            request_id,
+            side: call.side,
+            outcome,
+        }
     }
 
     /// The latency of a call that may come in.
-    fn admit(&self, call: &Call<'_>) -> Result<Duration, Refusal> {
+    fn admit(&self, operation: &str) -> Result<Duration, Refusal> {
         let ring = self.ring()?;
         let mut latency_ms = 0;
-        for fault in ring.faults(call.operation, &self.caller) {
+        for fault in ring.faults(operation, &self.caller) {
             match &fault.effect {
                 Effect::LatencyMs(ms) => latency_ms = latency_ms.max(*ms),
                 Effect::Throttle { rate_per_s, burst } => {
-                    let admitted = self
+                    let opened = &self.ring;
+                    let admitted = opened
                         .throttles
-                        .admit(&fault.id, *rate_per_s, *burst, self.clock.boot())
-                        .map_err(|e| Refusal::from(RingError::io(self.files.dir(), e)))?;
+                        .admit(&fault.id, *rate_per_s, *burst, opened.clock.boot())
+                        .map_err(|e| Refusal::from(RingError::io(opened.files.dir(), e)))?;
                     if !admitted {
                         return Err(Refusal::new("ThrottlingException", "Rate exceeded"));
                     }
@@ -196,15 +223,11 @@ impl LocalKeyRing {
     fn answer<T>(
         &self,
         call: &Call<'_>,
-        answer: impl FnOnce(&Ring) -> Result<T, Refusal>,
+        answer: impl FnOnce(&Ring, &EncryptionContext) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let ring = self.ring()?;
-        for fault in ring.faults(call.operation, &self.caller) {
-            if let Effect::Error { code, message } = &fault.effect {
-                return Err(Refusal::new(code, message));
-            }
-        }
-        let now_ms = self.clock.wall().unix_ms();
+        self.faulty(&ring, call.operation)?;
+        let now_ms = self.ring.clock.wall().unix_ms();
         for (index, (cmk, permission)) in call.uses.iter().enumerate() {
             let side = (call.uses.len() == 2).then_some([Side::Source, Side::Target][index]);
             let key = ring.key(cmk, now_ms).map_err(|refusal| refusal.on(side))?;
@@ -228,8 +251,107 @@ impl LocalKeyRing {
                 usable(cmk, key.state).map_err(|refusal| refusal.on(side))?;
             }
         }
-        answer(&ring)
+        answer(&ring, &call.context)
     }
+
+    /// Fails as the faults that are set say.
+    fn faulty(&self, ring: &Ring, operation: &str) -> Result<(), Refusal> {
+        for fault in ring.faults(operation, &self.caller) {
+            if let Effect::Error { code, message } = &fault.effect {
+                return Err(Refusal::new(code, message));
+            }
+        }
+        Ok(())
+    }
+
+    async fn make(&self, cmk: &CmkArn, context: EncryptionContext) -> Replied<GeneratedKey> {
+        let call = Call {
+            operation: GENERATE_DATA_KEY,
+            uses: &[(cmk, Permission::GenerateDataKey)],
+            context,
+            side: Some(Side::Target),
+        };
+        self.call(call, |ring, context| {
+            let key = seal::random_key()?;
+            let wrapped = ring.wrap(cmk, context, &key)?;
+            Ok(GeneratedKey {
+                dek: Dek::new(key),
+                wrapped,
+            })
+        })
+        .await
+    }
+
+    async fn open_wrap(
+        &self,
+        cmk: &CmkArn,
+        wrapped: &[u8],
+        context: EncryptionContext,
+    ) -> Replied<Dek> {
+        let call = Call {
+            operation: DECRYPT,
+            uses: &[(cmk, Permission::Decrypt)],
+            context,
+            side: Some(Side::Source),
+        };
+        self.call(call, |ring, context| {
+            Ok(Dek::new(ring.unwrap(cmk, context, wrapped)?))
+        })
+        .await
+    }
+
+    async fn move_wrap(
+        &self,
+        from: &CmkArn,
+        wrapped: &[u8],
+        to: &CmkArn,
+        context: EncryptionContext,
+    ) -> Replied<Wrapped> {
+        let call = Call {
+            operation: RE_ENCRYPT,
+            uses: &[
+                (from, Permission::ReEncryptFrom),
+                (to, Permission::ReEncryptTo),
+            ],
+            context,
+            side: None,
+        };
+        self.call(call, |ring, context| {
+            let key = ring.unwrap(from, context, wrapped)?;
+            ring.wrap(to, context, &key)
+        })
+        .await
+    }
+
+    async fn tell(&self, cmk: &CmkArn) -> Replied<Described> {
+        let call = Call {
+            operation: DESCRIBE_KEY,
+            uses: &[(cmk, Permission::DescribeKey)],
+            context: EncryptionContext::new(),
+            side: None,
+        };
+        let now_ms = self.ring.clock.wall().unix_ms();
+        self.call(call, |ring, _| {
+            let key = ring.key(cmk, now_ms)?;
+            Ok(Described {
+                created_ms: key.created_ms,
+                told: CmkDescription {
+                    arn: cmk.clone(),
+                    state: key.state,
+                    symmetric: true,
+                    deletion_ms: key.deletion_ms,
+                    replicas: Vec::new(),
+                },
+            })
+        })
+        .await
+    }
+}
+
+/// What `DescribeKey` tells, and what only AWS's form of it has.
+struct Described {
+    created_ms: u64,
+    told: CmkDescription,
 }
 
 /// What one call asks for: the CMKs with the permission needed on each.
@@ -240,29 +362,42 @@ struct Call<'a> {
     side: Option<Side>,
 }
 
+/// What came of a call, before it is classified.
+struct Replied<T> {
+    operation: &'static str,
+    request_id: String,
+    side: Option<Side>,
+    outcome: Result<T, Refusal>,
+}
+
+impl<T> Replied<T> {
+    fn classified(self) -> Result<Answered<T>, KmsError> {
+        let request_id = self.request_id;
+        match self.outcome {
+            Ok(value) => Ok(Answered {
+                request_id: Some(request_id),
+                ..Answered::plain(value)
+            }),
+            Err(refusal) => {
+                let around = Circumstance {
+                    side: refusal.side.or(self.side),
+                    ..Circumstance::default()
+                };
+                let error = KmsError::new(self.operation, refusal.code, refusal.message, &around);
+                Err(error.with_request_id(request_id))
+            }
+        }
+    }
+}
+
 #[async_trait::async_trait]
-impl Kms for LocalKeyRing {
+impl super::KmsBackend for LocalKeyRing {
     async fn generate_data_key(
         &self,
         cmk: &CmkArn,
         scope: &Scope,
-        _why: &Use,
-    ) -> Result<GeneratedKey, KmsError> {
-        let call = Call {
-            operation: GENERATE_DATA_KEY,
-            uses: &[(cmk, Permission::GenerateDataKey)],
-            context: scope.context(),
-            side: Some(Side::Target),
-        };
-        self.call(call, |ring| {
-            let key = seal::random_key()?;
-            let wrapped = ring.wrap(cmk, scope, &key)?;
-            Ok(GeneratedKey {
-                dek: Dek::new(key),
-                wrapped,
-            })
-        })
-        .await
+    ) -> Result<Answered<GeneratedKey>, KmsError> {
+        self.make(cmk, scope.context()).await.classified()
     }
 
     async fn decrypt(
@@ -270,16 +405,9 @@ impl Kms for LocalKeyRing {
         cmk: &CmkArn,
         wrapped: &[u8],
         scope: &Scope,
-        _why: &Use,
-    ) -> Result<Dek, KmsError> {
-        let call = Call {
-            operation: DECRYPT,
-            uses: &[(cmk, Permission::Decrypt)],
-            context: scope.context(),
-            side: Some(Side::Source),
-        };
-        self.call(call, |ring| Ok(Dek::new(ring.unwrap(cmk, scope, wrapped)?)))
-            .await
+    ) -> Result<Answered<Dek>, KmsError> {
+        let replied = self.open_wrap(cmk, wrapped, scope.context()).await;
+        replied.classified()
     }
 
     async fn re_encrypt(
@@ -288,48 +416,22 @@ impl Kms for LocalKeyRing {
         wrapped: &[u8],
         to: &CmkArn,
         scope: &Scope,
-        _why: &Use,
-    ) -> Result<Wrapped, KmsError> {
-        let call = Call {
-            operation: RE_ENCRYPT,
-            uses: &[
-                (from, Permission::ReEncryptFrom),
-                (to, Permission::ReEncryptTo),
-            ],
-            context: scope.context(),
-            side: None,
-        };
-        self.call(call, |ring| {
-            let key = ring.unwrap(from, scope, wrapped)?;
-            ring.wrap(to, scope, &key)
-        })
-        .await
+    ) -> Result<Answered<Wrapped>, KmsError> {
+        let replied = self.move_wrap(from, wrapped, to, scope.context()).await;
+        replied.classified()
     }
 
     async fn describe(
         &self,
         cmk: &CmkArn,
         _org: &OrgId,
-        _why: &Use,
-    ) -> Result<CmkDescription, KmsError> {
-        let call = Call {
-            operation: DESCRIBE_KEY,
-            uses: &[(cmk, Permission::DescribeKey)],
-            context: EncryptionContext::new(),
-            side: None,
-        };
-        let now_ms = self.clock.wall().unix_ms();
-        self.call(call, |ring| {
-            let key = ring.key(cmk, now_ms)?;
-            Ok(CmkDescription {
-                arn: cmk.clone(),
-                state: key.state,
-                symmetric: true,
-                deletion_ms: key.deletion_ms,
-                replicas: Vec::new(),
-            })
+    ) -> Result<Answered<CmkDescription>, KmsError> {
+        let answered = self.tell(cmk).await.classified()?;
+        Ok(Answered {
+            value: answered.value.told,
+            request_id: answered.request_id,
+            key_material_id: answered.key_material_id,
         })
-        .await
     }
 }
 

@@ -9,7 +9,7 @@ use super::seal::{self, KeyBytes, Sealer, WrapError};
 use crate::ids::CmkArn;
 use crate::kms::codes::Side;
 use crate::kms::{CmkState, Wrapped};
-use crate::scope::Scope;
+use crate::scope::EncryptionContext;
 
 /// The ring as it was last read, keys opened.
 pub(super) struct Ring {
@@ -67,8 +67,21 @@ impl Ring {
             .ok_or_else(|| Refusal::new("NotFoundException", format!("Key '{cmk}' does not exist")))
     }
 
-    pub fn unwrap(&self, cmk: &CmkArn, scope: &Scope, wrapped: &[u8]) -> Result<KeyBytes, Refusal> {
-        seal::unwrap(cmk, self.sealer(cmk)?, scope, wrapped).map_err(|e| match e {
+    /// The CMK of this ARN or of this bare key id.
+    pub fn named(&self, name: &str) -> Option<&CmkArn> {
+        let is = |cmk: &&CmkArn| {
+            cmk.as_str() == name || cmk.as_str().split_once(":key/").map(|p| p.1) == Some(name)
+        };
+        self.state.keys.keys().find(is)
+    }
+
+    pub fn unwrap(
+        &self,
+        cmk: &CmkArn,
+        context: &EncryptionContext,
+        wrapped: &[u8],
+    ) -> Result<KeyBytes, Refusal> {
+        seal::unwrap(cmk, self.sealer(cmk)?, context, wrapped).map_err(|e| match e {
             WrapError::Invalid => Refusal::new("InvalidCiphertextException", ""),
             WrapError::OtherCmk => Refusal::new(
                 "IncorrectKeyException",
@@ -77,10 +90,15 @@ impl Ring {
         })
     }
 
-    pub fn wrap(&self, cmk: &CmkArn, scope: &Scope, key: &KeyBytes) -> Result<Wrapped, Refusal> {
+    pub fn wrap(
+        &self,
+        cmk: &CmkArn,
+        context: &EncryptionContext,
+        key: &KeyBytes,
+    ) -> Result<Wrapped, Refusal> {
         Ok(Wrapped {
             cmk: cmk.clone(),
-            bytes: seal::wrap(cmk, self.sealer(cmk)?, scope, key)?,
+            bytes: seal::wrap(cmk, self.sealer(cmk)?, context, key)?,
             key_material_id: None,
         })
     }

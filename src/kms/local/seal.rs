@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::RingError;
 use crate::ids::CmkArn;
-use crate::scope::{Scope, put_lp, take_lp};
+use crate::scope::{EncryptionContext, context_bytes, put_lp, take_lp};
 
 /// 32 bytes of key, wiped when dropped.
 pub(super) type KeyBytes = Zeroizing<[u8; 32]>;
@@ -175,11 +175,11 @@ pub(super) fn at_rest(cmk: &CmkArn) -> Vec<u8> {
 pub(super) const CHECK: &[u8] = b"rekeyd.ring.check.v1";
 
 /// What a wrapped data key is bound to: the CMK and the whole context.
-fn wrapped_data(cmk: &CmkArn, scope: &Scope) -> Vec<u8> {
+fn wrapped_data(cmk: &CmkArn, context: &EncryptionContext) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     put_lp(&mut out, b"rekeyd.ring.wrap.v1");
     put_lp(&mut out, cmk.as_str().as_bytes());
-    out.extend_from_slice(&scope.to_bytes());
+    out.extend_from_slice(&context_bytes(context));
     out
 }
 
@@ -187,12 +187,12 @@ fn wrapped_data(cmk: &CmkArn, scope: &Scope) -> Vec<u8> {
 pub(super) fn wrap(
     cmk: &CmkArn,
     sealer: &Sealer,
-    scope: &Scope,
+    context: &EncryptionContext,
     key: &KeyBytes,
 ) -> Result<Vec<u8>, RingError> {
     let mut out = MAGIC.to_vec();
     put_lp(&mut out, cmk.as_str().as_bytes());
-    out.extend_from_slice(&sealer.seal(&wrapped_data(cmk, scope), key)?);
+    out.extend_from_slice(&sealer.seal(&wrapped_data(cmk, context), key)?);
     Ok(out)
 }
 
@@ -209,7 +209,7 @@ pub(super) enum WrapError {
 pub(super) fn unwrap(
     cmk: &CmkArn,
     sealer: &Sealer,
-    scope: &Scope,
+    context: &EncryptionContext,
     wrapped: &[u8],
 ) -> Result<KeyBytes, WrapError> {
     let mut rest = wrapped.strip_prefix(MAGIC).ok_or(WrapError::Invalid)?;
@@ -224,8 +224,16 @@ pub(super) fn unwrap(
         });
     }
     sealer
-        .open(&wrapped_data(cmk, scope), rest)
+        .open(&wrapped_data(cmk, context), rest)
         .ok_or(WrapError::Invalid)
+}
+
+/// The CMK that a wrapped data key says it is of. Nothing proves it before it is
+/// opened.
+pub(super) fn named(wrapped: &[u8]) -> Option<CmkArn> {
+    let mut rest = wrapped.strip_prefix(MAGIC)?;
+    let named = std::str::from_utf8(take_lp(&mut rest)?).ok()?;
+    CmkArn::new(named).ok()
 }
 
 /// Writes a new key file; refuses to replace one.

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{Clock, FakeClock, WallTime};
 use crate::ids::{ChannelId, WorkspaceId};
 use crate::kms::conformance::{self, FaultHarness, Harness, OwnerHarness};
-use crate::kms::{CmkState, KmsClass, ReasonCode, SharedKms};
+use crate::kms::{CmkState, Kms, KmsClass, ReasonCode, SharedKms, Use};
 
 fn why() -> Use {
     Use::new(ReasonCode::Verify, "test")
@@ -415,6 +415,7 @@ fn the_tail_reads_over_block_borders() {
     for n in 0..300 {
         bench
             .kms
+            .ring
             .log
             .append(&CallRecord {
                 latency_us: n,

@@ -1,0 +1,103 @@
+//! Which KMS permissions each role uses. The policies allow exactly these, and a
+//! test compares the list with what workers were seen to call.
+
+use crate::ids::{CmkArn, OrgId};
+use crate::scope::{EncryptionContext, Scope};
+
+use super::{Role, Sides};
+
+/// One use of one permission on one CMK.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// The permission, for example `kms:Decrypt`. `ReEncrypt` is two calls here:
+    /// IAM asks for `kms:ReEncryptFrom` on one CMK and `kms:ReEncryptTo` on the
+    /// other.
+    pub action: &'static str,
+    /// The CMK.
+    pub cmk: CmkArn,
+    /// The encryption context; `DescribeKey` has none.
+    pub context: EncryptionContext,
+}
+
+/// `kms:GenerateDataKey`.
+pub(super) const GENERATE: &str = "kms:GenerateDataKey";
+/// `kms:Decrypt`.
+pub(super) const DECRYPT: &str = "kms:Decrypt";
+/// `kms:ReEncryptFrom`.
+pub(super) const FROM: &str = "kms:ReEncryptFrom";
+/// `kms:ReEncryptTo`.
+pub(super) const TO: &str = "kms:ReEncryptTo";
+/// `kms:DescribeKey`.
+pub(super) const DESCRIBE: &str = "kms:DescribeKey";
+
+/// What a role may do with old and new CMKs under an encryption context.
+pub(super) struct Rights {
+    /// On every CMK.
+    pub on_all: &'static [&'static str],
+    /// On new CMKs as well.
+    pub on_new: &'static [&'static str],
+    /// Whether CMKs are described.
+    pub describes: bool,
+}
+
+impl Role {
+    /// Where each comes from: `worker/preflight.rs` and `kms/trial.rs` (the
+    /// canaries), `pipeline/unwrap.rs` (Decrypt, GenerateDataKey),
+    /// `pipeline/rewrap.rs` (ReEncrypt from each CMK to a new one, and of each
+    /// new wrap onto its own CMK as the proof), `worker/drive.rs` (DescribeKey
+    /// of the old CMK for the verdict), `verify.rs` (the verifier).
+    pub(super) fn rights(self) -> Rights {
+        match self {
+            Role::Reencrypt => Rights {
+                on_all: &[DECRYPT],
+                on_new: &[GENERATE],
+                describes: true,
+            },
+            Role::Rewrap => Rights {
+                on_all: &[FROM],
+                on_new: &[TO],
+                describes: true,
+            },
+            Role::Verifier => Rights {
+                on_all: &[],
+                on_new: &[DECRYPT],
+                describes: false,
+            },
+        }
+    }
+}
+
+/// Every permission that a role uses, with `slices` standing for the scopes of
+/// its data.
+pub fn calls(role: Role, org: &OrgId, sides: &Sides, slices: &[Scope]) -> Vec<Call> {
+    let rights = role.rights();
+    let mut contexts: Vec<EncryptionContext> = slices.iter().map(Scope::context).collect();
+    if role != Role::Verifier {
+        let canary = Scope::Canary { org: org.clone() };
+        // A canary under a wrong context has to reach the KMS, so that it is the
+        // KMS which refuses it.
+        let wrong = Scope::Search { org: org.clone() };
+        contexts.extend([canary.context(), wrong.context()]);
+    }
+    let mut all = Vec::new();
+    let mut put = |action, cmk: &CmkArn, context: &EncryptionContext| {
+        all.push(Call {
+            action,
+            cmk: cmk.clone(),
+            context: context.clone(),
+        });
+    };
+    for context in &contexts {
+        for action in rights.on_all {
+            sides.all().for_each(|cmk| put(action, cmk, context));
+        }
+        for action in rights.on_new {
+            sides.new.iter().for_each(|cmk| put(action, cmk, context));
+        }
+    }
+    if rights.describes {
+        let none = EncryptionContext::new();
+        sides.all().for_each(|cmk| put(DESCRIBE, cmk, &none));
+    }
+    all
+}
