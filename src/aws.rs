@@ -2,12 +2,16 @@
 //! default chain of credentials, time limits, and one attempt a call. Retries
 //! are ours (`retry`), so that budgets and audit records see every attempt.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 pub use aws_config::SdkConfig;
@@ -54,6 +58,32 @@ impl From<TimeLimits> for TimeoutConfig {
     }
 }
 
+/// Where credentials come from. Default: the chain that every tool of AWS goes
+/// through (environment, profile, web identity, container, machine).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Credentials {
+    /// This profile, and nothing else.
+    pub profile: Option<String>,
+    /// The file that the profile is in; the usual ones if `None`.
+    pub file: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// What gives them, if not the usual chain.
+    pub fn provider(&self) -> Option<SharedCredentialsProvider> {
+        let mut builder =
+            ProfileFileCredentialsProvider::builder().profile_name(self.profile.as_ref()?);
+        if let Some(file) = &self.file {
+            let files = EnvConfigFiles::builder()
+                .include_default_config_file(true)
+                .with_file(EnvConfigFileKind::Credentials, file)
+                .build();
+            builder = builder.profile_files(files);
+        }
+        Some(SharedCredentialsProvider::new(builder.build()))
+    }
+}
+
 /// The set-up of a client. `region` from the environment, the profile or the
 /// machine if not given (`SdkConfig::region` is `None` if nowhere); `endpoint`
 /// is where the service is, if not at AWS.
@@ -68,6 +98,19 @@ pub async fn sdk_config(
     endpoint: Option<&str>,
     limits: TimeLimits,
 ) -> Result<SdkConfig, LogError> {
+    sdk_config_as(&Credentials::default(), region, endpoint, limits).await
+}
+
+/// As [`sdk_config`], with credentials from where one says.
+///
+/// # Errors
+/// As there.
+pub async fn sdk_config_as(
+    credentials: &Credentials,
+    region: Option<&str>,
+    endpoint: Option<&str>,
+    limits: TimeLimits,
+) -> Result<SdkConfig, LogError> {
     check_body_tracing()?;
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
@@ -78,6 +121,9 @@ pub async fn sdk_config(
         .timeout_config(limits.into())
         // The limits above bound every call. This would end a long poll.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    if let Some(provider) = credentials.provider() {
+        loader = loader.credentials_provider(provider);
+    }
     if let Some(region) = region {
         loader = loader.region(Region::new(region.to_owned()));
     }
@@ -94,9 +140,15 @@ mod tests {
     #[tokio::test]
     async fn a_client_tries_once_and_within_its_limits() {
         let limits = TimeLimits::PROMPT.and_waiting(Duration::from_secs(20));
-        let config = sdk_config(Some("eu-west-1"), Some("http://127.0.0.1:1"), limits)
-            .await
-            .unwrap();
+        let usual = Credentials::default();
+        let config = sdk_config(
+            &usual,
+            Some("eu-west-1"),
+            Some("http://127.0.0.1:1"),
+            limits,
+        )
+        .await
+        .unwrap();
         assert_eq!(config.retry_config().unwrap().max_attempts(), 1);
         let timeouts = config.timeout_config().unwrap();
         assert_eq!(timeouts.connect_timeout(), Some(Duration::from_secs(1)));
@@ -107,5 +159,29 @@ mod tests {
         assert_eq!(timeouts.operation_timeout(), Some(Duration::from_secs(30)));
         assert_eq!(config.region().unwrap().as_ref(), "eu-west-1");
         assert_eq!(config.endpoint_url(), Some("http://127.0.0.1:1"));
+    }
+
+    #[tokio::test]
+    async fn a_profile_is_taken_from_its_file_and_from_nowhere_else() {
+        use aws_credential_types::provider::ProvideCredentials;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("credentials");
+        let text = "[one]\naws_access_key_id = A1\naws_secret_access_key = s1\n\
+                    [two]\naws_access_key_id = A2\naws_secret_access_key = s2\n";
+        std::fs::write(&file, text).unwrap();
+        let of = async |profile: &str| {
+            let credentials = Credentials {
+                profile: Some(profile.to_owned()),
+                file: Some(file.clone()),
+            };
+            let region = Some("eu-west-1");
+            let config = sdk_config_as(&credentials, region, None, TimeLimits::PROMPT).await;
+            let provider = config.unwrap().credentials_provider().unwrap();
+            let found = provider.provide_credentials().await;
+            found.map(|c| c.access_key_id().to_owned())
+        };
+        assert_eq!(of("one").await.unwrap(), "A1");
+        assert_eq!(of("two").await.unwrap(), "A2");
+        assert!(of("three").await.is_err());
     }
 }

@@ -9,6 +9,7 @@ use crate::audit::AuditLog;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
+use crate::config::QueueKind;
 use crate::doctor::keys::{self, Asking};
 use crate::doctor::{Broken, Check, Part, State, queue, settings, store, system, worst};
 use crate::ids::OrgId;
@@ -74,7 +75,13 @@ async fn parts(context: &Context, arguments: &Arguments) -> Vec<Check> {
     let answers = checks
         .iter()
         .all(|c| c.part != Part::Timing || c.state != State::NotChecked);
-    checks.push(queue::check(&open(limit, context.queue()).await, limit).await);
+    checks.push(match config.queue.kind {
+        QueueKind::Sqlite => queue::embedded(&open(limit, context.queue()).await, limit).await,
+        QueueKind::Sqs => {
+            let asking = wiring::queue_facts(config, &context.clock);
+            queue::sqs(open(limit, async { Ok(asking.await?) }).await)
+        }
+    });
     let service = "rekeyd doctor";
     let audit = wiring::audit_as(config, service, &config.kms.caller, None, &context.clock)
         .map_err(|error| broken(&error.into()));

@@ -22,9 +22,23 @@ const LONGEST: u64 = 4096;
                   on is for alerts on the metrics, and `rekeyd doctor` looks at all the rest.\n\n\
                   Example:\n  rekeyd healthcheck"
 )]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// Ask only whether anything answers HTTP there, with whatever status: a
+    /// server that is not a worker (`rekeyd kms serve`).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    answers: Option<SocketAddr>,
+}
 
-pub(super) fn run(context: &Context, _: &Arguments) -> Result<Exit, Failure> {
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    if let Some(address) = arguments.answers {
+        return match ask(address) {
+            Ok(_) => say(context, address, "an HTTP server answers"),
+            Err(error) => {
+                let what = format!("nothing answers HTTP on {address}: {error}");
+                Err(Failure::new(Exit::Unavailable, what).help("see the server's own log"))
+            }
+        };
+    }
     let Some(listen) = context.config().metrics.listen else {
         return Err(Failure::new(
             Exit::Config,
@@ -33,14 +47,23 @@ pub(super) fn run(context: &Context, _: &Arguments) -> Result<Exit, Failure> {
         .help("set it for worker and health check alike, for example 127.0.0.1:9464"));
     };
     let address = reachable(listen);
-    if let Err(error) = ask(address) {
+    let answer = ask(address).and_then(|status| match status.as_str() {
+        "200" => Ok(()),
+        other => Err(std::io::Error::other(format!("status {other}"))),
+    });
+    if let Err(error) = answer {
         let what = format!("no worker answers on {address}: {error}");
         return Err(Failure::new(Exit::Unavailable, what)
             .help("see the worker's log; `rekeyd doctor` says what it lacks"));
     }
-    context.out.show(&json!({"address": address}), || {
-        format!("a worker answers on {address}")
-    })?;
+    say(context, address, "a worker answers")
+}
+
+fn say(context: &Context, address: SocketAddr, what: &str) -> Result<Exit, Failure> {
+    let programs = json!({"address": address});
+    context
+        .out
+        .show(&programs, || format!("{what} on {address}"))?;
     Ok(Exit::Done)
 }
 
@@ -54,8 +77,8 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// One request, and its status line.
-fn ask(address: SocketAddr) -> std::io::Result<()> {
+/// One request, and the status of its answer.
+fn ask(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -65,13 +88,11 @@ fn ask(address: SocketAddr) -> std::io::Result<()> {
     )?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
-    if answer.starts_with(b"HTTP/1.1 200 ") {
-        Ok(())
-    } else {
-        Err(std::io::Error::other(
-            "it is not a metrics port that answers",
-        ))
-    }
+    String::from_utf8_lossy(&answer)
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3))
+        .map(str::to_owned)
+        .ok_or_else(|| std::io::Error::other("what answers does not speak HTTP"))
 }
 
 #[cfg(test)]
@@ -90,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_good_answer_is_one() {
+    fn the_status_is_what_the_server_said() {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
         let answers = ["HTTP/1.1 200 OK\r\n\r\nOK", "HTTP/1.1 503 No\r\n\r\n", ""];
@@ -103,8 +124,8 @@ mod tests {
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         });
-        assert!(ask(address).is_ok());
-        assert!(ask(address).is_err());
+        assert_eq!(ask(address).unwrap(), "200");
+        assert_eq!(ask(address).unwrap(), "503");
         assert!(ask(address).is_err());
         serving.join().unwrap();
         // Nobody is there any more.

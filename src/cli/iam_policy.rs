@@ -12,8 +12,8 @@ use crate::iam::{
     self, Cast, KEY_POLICY_BYTES, MANAGED_POLICY_CHARS, Policy, Queues, Role, Sides,
     TRUST_POLICY_CHARS,
 };
-use crate::ids::{CmkArn, OrgId};
-use crate::registry::Registry;
+use crate::ids::{CmkArn, ExternalId, OrgId, RoleArn};
+use crate::registry::{AllowList, Registry};
 
 #[derive(clap::Args)]
 #[command(
@@ -34,14 +34,15 @@ pub(super) struct Arguments {
     #[arg(long = "to", value_name = "ARN")]
     to: Vec<CmkArn>,
     /// The role that the process runs as.
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
-    worker_role_arn: Option<String>,
-    /// The role in the customer's account that it assumes, if there is one.
-    #[arg(long, value_name = "ARN", value_parser = role_arn)]
-    role_arn: Option<String>,
-    /// What the customer's role wants to be told.
-    #[arg(long, value_name = "ID", requires = "role_arn", value_parser = external_id)]
-    external_id: Option<String>,
+    #[arg(long, value_name = "ARN")]
+    worker_role_arn: Option<RoleArn>,
+    /// The role in the customer's account that it assumes, in place of the
+    /// registry's.
+    #[arg(long, value_name = "ARN")]
+    role_arn: Option<RoleArn>,
+    /// What the customer's role wants to be told, in place of the registry's.
+    #[arg(long, value_name = "ID", requires = "role_arn")]
+    external_id: Option<ExternalId>,
     /// The SQS queue of the jobs, where `queue.url` does not say it.
     #[arg(long, value_name = "ARN", value_parser = queue_arn)]
     queue_arn: Option<String>,
@@ -88,7 +89,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             ))
         })?;
         let mut notes = shared_cmks(&registry, org, &sides).await?;
-        let cast = cast(context.config(), arguments, &sides, &mut notes);
+        let cast = cast(context.config(), arguments, &list, &sides, &mut notes);
         let documents = documents(context.config(), arguments, role, &sides, &cast, &mut notes);
         let keys = iam::key_policies(role, org, &sides, &cast);
         for document in &documents {
@@ -105,24 +106,22 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     })
 }
 
-fn cast(config: &Config, arguments: &Arguments, sides: &Sides, notes: &mut Vec<String>) -> Cast {
-    let process_role = arguments.worker_role_arn.clone().unwrap_or_else(|| {
-        let partition = sides
-            .new
-            .first()
-            .map_or("aws", |cmk| cmk.as_str().split(':').nth(1).unwrap_or("aws"));
-        let name = match arguments.mode {
-            Mode::Verifier => "rekeyd-verifier",
-            Mode::Reencrypt | Mode::Rewrap => "rekeyd-worker",
-        };
-        let role = format!("arn:{partition}:iam::{}:role/{name}", config.kms.account);
-        notes.push(format!(
-            "{role} is a placeholder: put in the role that the process runs as, or give \
-             --worker-role-arn"
-        ));
-        role
-    });
-    if arguments.role_arn.is_some() && arguments.external_id.is_none() {
+fn cast(
+    config: &Config,
+    arguments: &Arguments,
+    list: &AllowList,
+    sides: &Sides,
+    notes: &mut Vec<String>,
+) -> Cast {
+    let process_role = match &arguments.worker_role_arn {
+        Some(role) => role.to_string(),
+        None => placeholder(config, arguments.mode, sides, notes),
+    };
+    let (role, external_id) = match &arguments.role_arn {
+        Some(role) => (Some(role.clone()), arguments.external_id.clone()),
+        None => access(list, sides, notes),
+    };
+    if role.is_some() && external_id.is_none() {
         notes.push(
             "the trust policy asks for no external id: without one, whoever can make our process \
              use this role's name can use the role"
@@ -131,9 +130,51 @@ fn cast(config: &Config, arguments: &Arguments, sides: &Sides, notes: &mut Vec<S
     }
     Cast {
         process_role,
-        customer_role: arguments.role_arn.clone(),
-        external_id: arguments.external_id.clone(),
+        customer_role: role.map(String::from),
+        external_id: external_id.map(String::from),
     }
+}
+
+fn placeholder(config: &Config, mode: Mode, sides: &Sides, notes: &mut Vec<String>) -> String {
+    let cmk = sides.new.first().map_or("", CmkArn::as_str);
+    let partition = cmk.split(':').nth(1).unwrap_or("aws");
+    let name = match mode {
+        Mode::Verifier => "rekeyd-verifier",
+        Mode::Reencrypt | Mode::Rewrap => "rekeyd-worker",
+    };
+    let account = match config.kms.account.as_str() {
+        account if is_account(account) => account,
+        _ => "111122223333",
+    };
+    let role = format!("arn:{partition}:iam::{account}:role/{name}");
+    notes.push(format!(
+        "{role} is a placeholder: put in the role that the process runs as, or give \
+         --worker-role-arn"
+    ));
+    role
+}
+
+/// The role that the registry has for these CMKs. A ReEncrypt is made as the
+/// role of the CMK that it goes to, so where they differ that one counts.
+fn access(
+    list: &AllowList,
+    sides: &Sides,
+    notes: &mut Vec<String>,
+) -> (Option<RoleArn>, Option<ExternalId>) {
+    let of = |cmk: &CmkArn| {
+        let row = list.get(cmk);
+        row.map(|row| (row.role_arn.clone(), row.external_id.clone()))
+            .unwrap_or_default()
+    };
+    let chosen = sides.new.first().map(of).unwrap_or_default();
+    if sides.all().any(|cmk| of(cmk) != chosen) {
+        notes.push(
+            "the registry has different roles for these CMKs: this is for the role of the first \
+             new one. Print it again with each --role-arn"
+                .to_owned(),
+        );
+    }
+    chosen
 }
 
 fn documents(
@@ -303,19 +344,6 @@ fn heading(goes: &str, policy: &Policy, limit: usize) -> String {
     )
 }
 
-fn role_arn(text: &str) -> Result<String, String> {
-    let is_one = matches!(
-        text.splitn(6, ':').collect::<Vec<_>>().as_slice(),
-        ["arn", partition, "iam", "", account, rest]
-            if partition.starts_with("aws") && is_account(account)
-                && rest.strip_prefix("role/").is_some_and(is_name)
-    );
-    match is_one {
-        true => Ok(text.to_owned()),
-        false => Err("a role is `arn:aws:iam::<12 digits>:role/<name>`".to_owned()),
-    }
-}
-
 fn queue_arn(text: &str) -> Result<String, String> {
     let is_one = matches!(
         text.splitn(6, ':').collect::<Vec<_>>().as_slice(),
@@ -325,14 +353,6 @@ fn queue_arn(text: &str) -> Result<String, String> {
     match is_one {
         true => Ok(text.to_owned()),
         false => Err("a queue is `arn:aws:sqs:<region>:<12 digits>:<name>`".to_owned()),
-    }
-}
-
-fn external_id(text: &str) -> Result<String, String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || "_+=,.@:/-".contains(c);
-    match (2..=1224).contains(&text.len()) && text.chars().all(good) {
-        true => Ok(text.to_owned()),
-        false => Err("an external id has 2 to 1224 of letters, digits and `_+=,.@:/-`".to_owned()),
     }
 }
 
@@ -372,17 +392,15 @@ mod tests {
 
     #[test]
     fn no_wildcard_comes_in_by_a_name() {
-        assert!(role_arn("arn:aws:iam::111122223333:role/path/rekeyd").is_ok());
         for bad in [
             "arn:aws:iam::111122223333:role/*",
             "arn:aws:iam::*:role/x",
-            "arn:aws:iam::111122223333:user/x",
+            "arn:aws:iam::111122223333:role/${aws:username}",
             "*",
         ] {
-            assert!(role_arn(bad).is_err(), "{bad}");
+            assert!(RoleArn::new(bad).is_err(), "{bad}");
         }
         assert!(queue_arn("arn:aws:sqs:eu-west-1:111122223333:*").is_err());
-        assert!(external_id("${aws:username}").is_err());
-        assert!(external_id("tenant-7").is_ok());
+        assert!(ExternalId::new("${aws:username}").is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! `rekeyd init`
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -31,13 +33,27 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         Waits::Embedded => Timing::embedded(),
         Waits::Demo => Timing::demo(),
     };
+    let is_cluster = config.store.kind.is_cluster();
+    let store = match is_cluster {
+        true => PathBuf::from(&config.store.keyspace),
+        false => config.store.path.clone(),
+    };
     let parts = [
-        ("store", config.store.path.clone()),
+        ("store", store),
         ("queue", config.queue.path.clone()),
         ("key ring", config.kms.ring.join("ring.json")),
     ];
-    let stood: Vec<bool> = parts.iter().map(|(_, path)| path.exists()).collect();
-    let timing = context.run(async { Ok(wiring::init(config, &asked, &context.clock).await?) })?;
+    let stood: Vec<bool> = parts
+        .iter()
+        .map(|(name, path)| (is_cluster && *name == "store") || path.exists())
+        .collect();
+    let made = context.run(async { Ok(wiring::init(config, &asked, &context.clock).await?) });
+    let timing = made.map_err(|failure| match is_cluster {
+        true => {
+            failure.or_help("the tables and waits of a cluster are made by `rekeyd schema apply`")
+        }
+        false => failure,
+    })?;
 
     let shown: Vec<serde_json::Value> = parts
         .iter()

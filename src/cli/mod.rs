@@ -129,7 +129,7 @@ enum Command {
     /// Look at messages that were refused, and put them back.
     #[command(subcommand)]
     Dlq(dlq::Command),
-    /// Print schemas.
+    /// Make and check the tables of a cluster; print the schema of job messages.
     #[command(subcommand)]
     Schema(schema::Command),
 }

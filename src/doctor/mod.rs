@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `settings` | what the configuration leaves out or contradicts, and the environment |
+//! | `settings` | files that the configuration names, and the environment |
 //! | `store` | the store: reachable, fit, all nodes there, its waits, its clock |
 //! | `queue` | the queue |
 //! | `keys` | each CMK of each organization, by canaries |

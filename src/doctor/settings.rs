@@ -1,11 +1,11 @@
-//! What the configuration leaves out or contradicts, and what in the environment
-//! a worker must not be started with. That it is valid by itself is known before
-//! anything is checked.
+//! What the configuration names and is not there or not safe, and what in the
+//! environment a worker must not be started with. That the settings are valid by
+//! themselves is known before anything is checked.
 
 use std::path::Path;
 
 use super::{Check, Part};
-use crate::config::{Config, QueueKind, Switch};
+use crate::config::{Config, Switch};
 
 /// The checks. `env` gives a variable of the environment.
 pub fn check(config: &Config, env: impl Fn(&str) -> Option<String>) -> Vec<Check> {
@@ -14,28 +14,10 @@ pub fn check(config: &Config, env: impl Fn(&str) -> Option<String>) -> Vec<Check
         found.push(Check::wrong(Part::Configuration, says, fix));
     };
     let store = &config.store;
-    if store.kind.is_cluster() && store.nodes.is_none() {
-        wrong(
-            "store.kind names a cluster and store.nodes is not set".to_owned(),
-            "name at least two nodes in store.nodes, so that one may be down at the start",
-        );
-    }
-    if store.tls_cert.is_some() != store.tls_key.is_some() {
-        wrong(
-            "only one of store.tls_cert and store.tls_key is set".to_owned(),
-            "set both, or neither where the cluster asks for no certificate",
-        );
-    }
     if store.tls == Switch::Off && (store.tls_ca.is_some() || store.tls_cert.is_some()) {
         wrong(
             "store.tls is off and certificates are named: the connection is in clear".to_owned(),
             "set store.tls = \"on\"",
-        );
-    }
-    if config.queue.kind == QueueKind::Sqs && config.queue.url.is_none() {
-        wrong(
-            "queue.kind is sqs and queue.url is not set".to_owned(),
-            "set queue.url to the URL of the queue",
         );
     }
     let files = [
@@ -44,6 +26,7 @@ pub fn check(config: &Config, env: impl Fn(&str) -> Option<String>) -> Vec<Check
         ("store.tls_cert", &store.tls_cert),
         ("store.tls_key", &store.tls_key),
         ("kms.key_file", &config.kms.key_file),
+        ("aws.credentials_file", &config.aws.credentials_file),
     ];
     for (setting, path) in files {
         if let Some(path) = path
@@ -73,6 +56,7 @@ pub fn check(config: &Config, env: impl Fn(&str) -> Option<String>) -> Vec<Check
         ("store.password_file", &store.password_file),
         ("store.tls_key", &store.tls_key),
         ("kms.key_file", &config.kms.key_file),
+        ("aws.credentials_file", &config.aws.credentials_file),
     ] {
         if let Some(path) = path
             && is_open_to_all(path)
@@ -85,7 +69,10 @@ pub fn check(config: &Config, env: impl Fn(&str) -> Option<String>) -> Vec<Check
         }
     }
     if found.is_empty() {
-        found.push(Check::ok(Part::Configuration, "complete"));
+        found.push(Check::ok(
+            Part::Configuration,
+            "valid, and what it names is there",
+        ));
     }
     found
 }
@@ -98,7 +85,6 @@ fn is_open_to_all(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::StoreKind;
     use crate::doctor::State;
 
     fn config() -> Config {
@@ -106,27 +92,22 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_configuration_is_ok() {
+    fn the_defaults_are_ok() {
         let checks = check(&config(), |_| None);
         assert_eq!(checks.len(), 1, "{checks:?}");
         assert_eq!(checks[0].state, State::Ok);
     }
 
     #[test]
-    fn each_gap_and_contradiction_is_named() {
+    fn each_file_and_contradiction_is_named() {
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 6] = [
-            ("store.nodes", |c| c.store.kind = StoreKind::Scylla),
-            ("store.tls_key", |c| {
-                c.store.tls_cert = Some("/dev/null".into())
-            }),
+        let cases: [(&str, Spoil); 3] = [
             ("in clear", |c| c.store.tls_ca = Some("/dev/null".into())),
-            ("queue.url", |c| c.queue.kind = QueueKind::Sqs),
             ("cannot be read", |c| {
-                c.store.password_file = Some("/nowhere/x".into())
+                c.store.password_file = Some("/nowhere/x".into());
             }),
             ("every user", |c| {
-                c.kms.key_file = Some("/etc/passwd".into())
+                c.kms.key_file = Some("/etc/passwd".into());
             }),
         ];
         for (says, spoil) in cases {

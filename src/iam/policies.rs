@@ -196,7 +196,8 @@ pub fn queue_policy(queues: &Queues) -> Policy {
     ];
     let mut statements = vec![Statement::new("TakeJobs", Effect::Allow, take).on([&queues.jobs])];
     if let Some(dead_letters) = &queues.dead_letters {
-        let refuse = ["sqs:GetQueueAttributes", "sqs:SendMessage"];
+        // Its URL is asked for where the configuration does not have it.
+        let refuse = ["sqs:GetQueueUrl", "sqs:SendMessage"];
         statements.push(Statement::new("RefuseJobs", Effect::Allow, refuse).on([dead_letters]));
     }
     Policy::of(None, statements)

@@ -351,6 +351,8 @@ fn the_queue_is_for_taking_and_the_dead_letters_for_refusing() {
         ("sqs:PurgeQueue", &queues.jobs, false),
         ("sqs:SetQueueAttributes", &queues.jobs, false),
         ("sqs:SendMessage", dead, true),
+        ("sqs:GetQueueUrl", dead, true),
+        ("sqs:ReceiveMessage", dead, false),
         ("sqs:DeleteMessage", dead, false),
         ("sqs:PurgeQueue", dead, false),
     ] {
@@ -379,10 +381,14 @@ fn the_documents_fit_where_they_go() {
 #[test]
 fn old_and_new_are_told_apart_by_the_registry() {
     let row = |role| CmkRow {
+        role_arn: None,
+        external_id: None,
         role,
         canary_hex: String::new(),
         entered_by: String::new(),
         entered_ms: 0,
+        role_arn: None,
+        external_id: None,
     };
     let list = |cmks: &[(&str, CmkRole)]| {
         let rows = cmks.iter().map(|(id, role)| (cmk(id), row(*role)));

@@ -31,7 +31,7 @@ use super::caller::{Caller, RoleCache};
 use super::codes::{
     Cause, Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side, side_named,
 };
-use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsBackend, KmsError, Wrapped};
+use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsError, Wrapped};
 use crate::audit::AuditLog;
 use crate::aws::{TimeLimits, sdk_config};
 use crate::clock::{SharedClock, WallTime};
@@ -93,7 +93,13 @@ impl AwsKms {
         audit: Option<AuditLog>,
         clock: SharedClock,
     ) -> Result<Self, LogError> {
-        let shared = sdk_config(settings.region.as_deref(), None, settings.limits).await?;
+        let shared = sdk_config(
+            &Credentials::default(),
+            settings.region.as_deref(),
+            None,
+            settings.limits,
+        )
+        .await?;
         let mut config = Builder::from(&shared);
         if let Some(endpoint) = &settings.kms_endpoint {
             config = config.endpoint_url(endpoint);
@@ -189,7 +195,7 @@ impl AwsKms {
 }
 
 #[async_trait::async_trait]
-impl KmsBackend for AwsKms {
+impl super::KmsBackend for AwsKms {
     async fn generate_data_key(
         &self,
         cmk: &CmkArn,

@@ -12,7 +12,9 @@ use crate::crypto::{KeyId, KeyRowBody, MessageLocus, scope_fits};
 use crate::ids::CmkArn;
 use crate::job::{Effort, Pass};
 use crate::killpoint;
-use crate::kms::CmkState;
+use crate::kms::codes::Side;
+use crate::kms::{CmkState, KmsClass, KmsError};
+use crate::pipeline::parking::Canary;
 use crate::pipeline::unwrap::{self, KeyFault};
 use crate::pipeline::work::{Page, Tally, key_ids};
 use crate::pipeline::wraps;
@@ -127,7 +129,7 @@ async fn wrap_anew(
     let wrapped = match answer {
         Ok(wrapped) => wrapped,
         Err(error) => {
-            let at_fault = side_at_fault(task, &row.cmk, &desired.cmk, effort).await;
+            let at_fault = side_at_fault(task, &error, &row.cmk, &desired.cmk, effort).await?;
             return Ok(Err(unwrap::fault(task, at_fault, error, effort).await?));
         }
     };
@@ -158,18 +160,36 @@ async fn wrap_anew(
     )
 }
 
-/// Which of the two CMKs a refused ReEncrypt is about: the error does not tell.
+/// Which of the two CMKs a refused ReEncrypt is about: the one that the error
+/// names, else the one that is not enabled, else, where a policy refuses, the
+/// target if it refuses its own canary too.
 async fn side_at_fault<'a>(
     task: &TaskRun,
+    error: &KmsError,
     from: &'a CmkArn,
     to: &'a CmkArn,
     effort: &mut Effort,
-) -> &'a CmkArn {
-    effort.kms_calls += 1;
-    match task.shared.kms.describe(to, &task.org, &task.why()).await {
-        Ok(target) if target.state == CmkState::Enabled => from,
-        _ => to,
+) -> Result<&'a CmkArn, TaskError> {
+    match error.side(from, to) {
+        Some(Side::Source) => return Ok(from),
+        Some(Side::Target) => return Ok(to),
+        None => {}
     }
+    let kms = &task.shared.kms;
+    for cmk in [to, from] {
+        effort.kms_calls += 1;
+        match kms.describe(cmk, &task.org, &task.why()).await {
+            Ok(about) if about.state == CmkState::Enabled => {}
+            _ => return Ok(cmk),
+        }
+    }
+    if error.class != KmsClass::Denied {
+        return Ok(from);
+    }
+    Ok(match unwrap::canary(task, to, effort).await? {
+        Canary::Refused => to,
+        Canary::Answers => from,
+    })
 }
 
 async fn prove(

@@ -355,7 +355,11 @@ pub(super) async fn fault(
 
 /// Tries the canary that was stored when the CMK was entered, once a minute at
 /// most.
-async fn canary(task: &TaskRun, cmk: &CmkArn, effort: &mut Effort) -> Result<Canary, TaskError> {
+pub(super) async fn canary(
+    task: &TaskRun,
+    cmk: &CmkArn,
+    effort: &mut Effort,
+) -> Result<Canary, TaskError> {
     let shared = &task.shared;
     // Slices that are refused at the same moment ask once.
     let _one_asks = shared.parking.canary_turn().await;

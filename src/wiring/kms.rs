@@ -137,6 +137,7 @@ async fn open(
             }
             let roles = Arc::new(RoleCache::new(roles, keep, clock.clone()));
             let settings = AwsSettings {
+                credentials: super::credentials(config).provider(),
                 kms_endpoint: config_kms.endpoint.clone(),
                 sts_endpoint: config_kms.sts_endpoint.clone(),
                 ..AwsSettings::default()

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{AuditError, AuditLog, Origin};
+use crate::aws::Credentials;
 use crate::clock::SharedClock;
 use crate::config::{Config, KmsKind, QueueKind};
 use crate::job::{JobBook, WorkerName};
@@ -35,8 +36,8 @@ use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
-pub use queue::{queue, queue_at};
-pub use store::store;
+pub use queue::{queue, queue_at, queue_facts};
+pub use store::{cluster, store};
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +80,9 @@ pub enum WiringError {
 }
 
 /// Makes a new data directory: store with its timing row, queue and, where it is
-/// the KMS, key ring.
-/// What stands already is left as it is. Returns the waits that hold.
+/// the KMS, key ring. What stands already is left as it is. Returns the waits
+/// that hold. A cluster's tables and waits must stand: `rekeyd schema apply`
+/// makes them.
 pub async fn init(
     config: &Config,
     timing: &Timing,
@@ -97,13 +99,17 @@ pub async fn init(
     {
         make_dir(path)?;
     }
-    let store: SharedStore = Arc::new(SqliteStore::open_or_create(
-        &config.store.path,
-        clock.clone(),
-    )?);
-    let timing = Registry::new(store, clock.clone())
-        .init_timing(timing)
-        .await?;
+    let timing = if config.store.kind.is_cluster() {
+        let store = store(config, clock).await?;
+        Registry::new(store, clock.clone()).timing().await?
+    } else {
+        let store: SharedStore = Arc::new(SqliteStore::open_or_create(
+            &config.store.path,
+            clock.clone(),
+        )?);
+        let registry = Registry::new(store, clock.clone());
+        registry.init_timing(timing).await?
+    };
     queue(config, clock).await?;
     if config.kms.kind == KmsKind::Ring && RingAdmin::open(&config.kms.ring).is_err() {
         match kms::passphrase() {
@@ -112,6 +118,13 @@ pub async fn init(
         };
     }
     Ok(timing)
+}
+
+fn credentials(config: &Config) -> Credentials {
+    Credentials {
+        profile: config.aws.profile.clone(),
+        file: config.aws.credentials_file.clone(),
+    }
 }
 
 fn make_dir(path: &Path) -> Result<(), WiringError> {

@@ -49,6 +49,17 @@ pub(super) async fn queue_for_worker(
     Ok(Arc::new(queue))
 }
 
+/// What SQS says of the configured queue, as a worker asks at its start: after
+/// how many deliveries a message is moved away, if it is, and where refused
+/// messages go.
+pub async fn queue_facts(
+    config: &Config,
+    clock: &SharedClock,
+) -> Result<(Option<u32>, String), WiringError> {
+    let facts = sqs(config, clock).await?.check().await?;
+    Ok((facts.max_receives, facts.dead_letter_url))
+}
+
 /// The SQS queue at `url`, whatever queue is configured: to send to it.
 pub async fn queue_at(
     url: &str,
@@ -56,6 +67,7 @@ pub async fn queue_at(
     clock: &SharedClock,
 ) -> Result<SharedQueue, WiringError> {
     let settings = SqsSettings {
+        credentials: super::credentials(config),
         url: url.to_owned(),
         dead_letter_url: None,
         endpoint: config.queue.endpoint.clone(),
@@ -74,6 +86,7 @@ async fn sqs(config: &Config, clock: &SharedClock) -> Result<SqsQueue, QueueErro
         ));
     };
     let settings = SqsSettings {
+        credentials: super::credentials(config),
         url,
         dead_letter_url: q.dead_letter_url.clone(),
         endpoint: q.endpoint.clone(),

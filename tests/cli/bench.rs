@@ -82,7 +82,12 @@ impl Bench {
     }
 
     pub fn worker(&self) -> Worker {
-        let mut command = self.command(&["worker"]);
+        self.worker_with(&[])
+    }
+
+    /// The same, with flags.
+    pub fn worker_with(&self, flags: &[&str]) -> Worker {
+        let mut command = self.command(&[&["worker"], flags].concat());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Worker(command.spawn().unwrap())
     }

@@ -2,6 +2,7 @@
 //! directory of its own, its exit codes and its JSON.
 
 mod bench;
+mod ops;
 
 use bench::{Bench, sample_export};
 use serde_json::Value;

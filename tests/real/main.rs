@@ -8,14 +8,50 @@
 //! | `keeper` | no server outlives its test process |
 //! | `queue` | the queue on SQS, which ElasticMQ speaks |
 //! | `servers` | the servers do what the other tests rely on |
+//! | `backend`, `copy` | the parts that a rig stands on, and how one is copied |
+//! | `nodes_die` | a rekey on three nodes, two of which are killed |
+//! | `network` | a rekey while the network to each server fails |
+//! | `roles` | a rewrap by a role that may not decrypt, and the verifier's role |
+//! | of `../suite`: `rekey`, `blocked`, `invariants`, `refusals` | the same jobs on these parts |
+//! | of `../recovery`: `kill_points`, `random_kills` | the same deaths on these parts |
+//! | `store` | the store on Cassandra |
 
 mod aws;
+mod backend;
 mod cluster;
+mod copy;
 mod faults;
 mod keeper;
+mod network;
+mod nodes_die;
 mod queue;
+mod roles;
 mod servers;
 // Shared with other test programs, which use the rest.
 #[allow(dead_code, unused_imports)]
 #[path = "../services/mod.rs"]
 mod services;
+mod store;
+
+#[path = "../suite/blocked.rs"]
+mod blocked;
+#[path = "../suite/invariants.rs"]
+mod invariants;
+#[path = "../recovery/kill_points.rs"]
+mod kill_points;
+#[path = "../recovery/process.rs"]
+mod process;
+#[path = "../recovery/random_kills.rs"]
+mod random_kills;
+#[path = "../suite/refusals.rs"]
+mod refusals;
+#[path = "../suite/rekey.rs"]
+mod rekey;
+#[allow(dead_code)]
+#[path = "../suite/rig.rs"]
+mod rig;
+#[path = "../recovery/site.rs"]
+mod site;
+#[allow(dead_code)]
+#[path = "../suite/watched.rs"]
+mod watched;

@@ -85,6 +85,7 @@ impl Place {
 
     fn queue(&self) -> SqsQueue {
         let settings = SqsSettings {
+            credentials: Default::default(),
             url: self.url.clone(),
             ..SqsSettings::default()
         };
@@ -129,6 +130,7 @@ async fn the_dead_letters_are_found_by_the_redrive_policy() {
     assert!(!facts.fifo);
 
     let plain = SqsSettings {
+        credentials: Default::default(),
         url: place.dead_url.clone(),
         ..SqsSettings::default()
     };
@@ -141,6 +143,7 @@ async fn the_dead_letters_are_found_by_the_redrive_policy() {
     );
 
     let nowhere = SqsSettings {
+        credentials: Default::default(),
         url: format!("{}-not", place.url),
         ..SqsSettings::default()
     };

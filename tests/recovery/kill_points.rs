@@ -6,6 +6,7 @@ use futures::StreamExt;
 use rekeyd::job::{JobState, Mode};
 use rekeyd::killpoint::POINTS;
 
+use crate::backend::KILL_POINTS_ONE_IN;
 use crate::process::Process;
 use crate::rig::{PATIENCE, Rig, short_waits};
 use crate::site::{Site, Template};
@@ -15,6 +16,8 @@ const AT_ONCE: usize = 6;
 
 /// Environment: runs only the scenarios whose point contains this.
 const ONLY: &str = "RECOVERY_ONLY";
+/// Environment: dies at every point, also where a few are enough by default.
+const ALL: &str = "RECOVERY_ALL";
 
 /// How a worker dies in a scenario.
 #[derive(Debug, Clone)]
@@ -62,6 +65,15 @@ fn scenarios() -> Vec<Scenario> {
         }
     }
     add(Mode::Reencrypt, "cells_before_write:60", 1);
+    if std::env::var_os(ALL).is_none() && std::env::var_os(ONLY).is_none() {
+        // Others each time, so that all are met in time.
+        let first = rand::random_range(0..KILL_POINTS_ONE_IN);
+        all = all
+            .into_iter()
+            .skip(first)
+            .step_by(KILL_POINTS_ONE_IN)
+            .collect();
+    }
     all
 }
 

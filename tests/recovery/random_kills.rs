@@ -8,6 +8,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rekeyd::job::{JobState, Mode};
 use rustix::process::Signal;
 
+use crate::backend::KILLS_BY_DEFAULT;
 use crate::process::Process;
 use crate::rig::{PATIENCE, short_waits};
 use crate::site::{Site, Template};
@@ -17,7 +18,6 @@ pub const KILLS: &str = "REKEYD_TEST_KILLS";
 /// Environment: runs one seed again.
 const SEED: &str = "REKEYD_TEST_SEED";
 
-const KILLS_BY_DEFAULT: u64 = 6;
 const WORKERS: usize = 3;
 
 fn number(variable: &str) -> Option<u64> {

@@ -46,7 +46,11 @@ impl Template {
     /// The recipe's messages, and some so large that their bytes and not their
     /// number fill a batch.
     pub async fn new() -> Self {
-        let rig = Rig::with_timing(&short_waits()).await;
+        Self::on(Rig::with_timing(&short_waits()).await).await
+    }
+
+    /// The same in a rig that is empty yet.
+    pub async fn on(rig: Rig) -> Self {
         rig.fill(&recipe()).await;
         let mut messages = Vec::new();
         for generated in recipe().messages() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::compactor::Compactor;
 use super::installed::{here, installed};
 use super::server::Server;
 use super::{keeper, ports};
@@ -24,6 +25,7 @@ pub fn cassandra() -> &'static Cassandra {
 pub struct Cassandra {
     node: Node,
     schema: Mutex<()>,
+    compactor: std::sync::Mutex<Option<Compactor>>,
 }
 
 impl Cassandra {
@@ -50,6 +52,7 @@ impl Cassandra {
         Self {
             node,
             schema: Mutex::new(()),
+            compactor: std::sync::Mutex::new(None),
         }
     }
 
@@ -80,8 +83,10 @@ impl Cassandra {
     pub async fn flush_and_compact(&'static self, keyspace: &str) {
         let keyspace = keyspace.to_owned();
         tokio::task::spawn_blocking(move || {
-            self.node.nodetool(&["flush", &keyspace]);
-            self.node.nodetool(&["compact", &keyspace]);
+            let mut compactor = self.compactor.lock().unwrap();
+            compactor
+                .get_or_insert_with(|| Compactor::start(&self.node.place))
+                .run(&keyspace);
         })
         .await
         .unwrap();

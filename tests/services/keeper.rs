@@ -8,14 +8,15 @@
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use super::installed::here;
 
 struct Keeper {
     dir: PathBuf,
-    input: Mutex<ChildStdin>,
+    /// With its input, which closes with this process.
+    child: Mutex<Child>,
 }
 
 fn keeper() -> &'static Keeper {
@@ -26,7 +27,7 @@ fn keeper() -> &'static Keeper {
             .tempdir()
             .expect("a temporary folder")
             .keep();
-        let mut child = Command::new(here().join("keep"))
+        let child = Command::new(here().join("keep"))
             .arg(&dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -34,10 +35,9 @@ fn keeper() -> &'static Keeper {
             .process_group(0)
             .spawn()
             .expect("tests/services/keep runs");
-        let input = child.stdin.take().expect("its input is a pipe");
         Keeper {
             dir,
-            input: Mutex::new(input),
+            child: Mutex::new(child),
         }
     })
 }
@@ -49,6 +49,7 @@ pub fn dir() -> &'static Path {
 
 /// Has a process killed when this one has ended.
 pub fn keep(pid: u32) {
-    let mut input = keeper().input.lock().unwrap();
+    let mut child = keeper().child.lock().unwrap();
+    let input = child.stdin.as_mut().expect("its input is a pipe");
     writeln!(input, "{pid}").expect("the keeper lives");
 }

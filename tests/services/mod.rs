@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `cassandra` | one Cassandra node, shared by the tests of a process |
+//! | `compactor` | flushes and compacts a node's keyspaces |
 //! | `cluster` | several nodes, to be killed and started again |
 //! | `installed` | where the servers are; installs them if they are not |
 //! | `keeper` | a process that outlives this one for a moment, to clean up |
@@ -18,6 +19,7 @@
 
 mod cassandra;
 mod cluster;
+mod compactor;
 mod installed;
 mod keeper;
 mod moto;

@@ -58,6 +58,11 @@ impl Backend {
     }
 }
 
+/// Of the kill points one in so many is died at: all.
+pub const KILL_POINTS_ONE_IN: usize = 1;
+/// Workers that are killed at any instant, unless another number is asked for.
+pub const KILLS_BY_DEFAULT: u64 = 6;
+
 /// Longest a test waits for anything.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 

@@ -5,8 +5,10 @@
 //! | `architecture` | the source against ARCHITECTURE.md |
 //! | `backend` | the parts that a rig stands on: the embedded ones |
 //! | `blocked` | what cannot be rewritten is parked or left, never hidden |
+//! | `doctor` | each CMK is tried, and what is wrong with it is named |
 //! | `invariants` | those that no test of another file is named after |
 //! | `overlaps` | jobs that overlap, repeat, turn back or are cancelled |
+//! | `policies` | what workers call is what the printed policies allow |
 //! | `refusals` | what may not be done, and that nothing is done |
 //! | `rig` | a data directory with an organization in it, and workers on it |
 //! | `rekey` | a job from the queue to its verdict, in both modes |
@@ -17,8 +19,10 @@ mod architecture;
 #[allow(dead_code)]
 mod backend;
 mod blocked;
+mod doctor;
 mod invariants;
 mod overlaps;
+mod policies;
 mod refusals;
 mod rekey;
 // Shared with tests/recovery and tests/secrets, which use the rest.

@@ -58,6 +58,11 @@ impl Rig {
     pub async fn with_timing(timing: &Timing) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::new(dir.path(), timing).await;
+        Self::on(dir, backend).await
+    }
+
+    /// The same on parts that were made already, in a directory.
+    pub async fn on(dir: tempfile::TempDir, backend: Backend) -> Self {
         let config = backend.config();
         let ring = RingAdmin::open(&config.kms.ring).unwrap();
         let unlock = wiring::unlock(&config);

@@ -193,6 +193,3 @@ fn replicas(cmk: &CmkArn, about: &KeyMetadata) -> Vec<CmkArn> {
         .filter(|other| other != cmk)
         .collect()
 }
-
-#[cfg(test)]
-mod tests;

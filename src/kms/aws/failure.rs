@@ -28,6 +28,11 @@ pub(super) fn read<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Failure {
             let message = error.message().unwrap_or_default().to_owned();
             match error.code() {
                 Some(code) => (code.to_owned(), message, Some(raw)),
+                None if raw.status().is_success() => (
+                    UNREADABLE_RESPONSE.to_owned(),
+                    unreadable(status),
+                    Some(raw),
+                ),
                 // A proxy, a load balancer: it refuses without a code of KMS.
                 None => {
                     let message = format!("HTTP status {status}, without an error code");
@@ -37,7 +42,7 @@ pub(super) fn read<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Failure {
         }
         SdkError::ResponseError(response) => {
             let raw = response.raw();
-            let message = format!("the answer (HTTP status {}) cannot be read", raw.status());
+            let message = unreadable(raw.status().as_u16());
             (UNREADABLE_RESPONSE.to_owned(), message, Some(raw))
         }
         SdkError::TimeoutError(_) => {
@@ -76,6 +81,10 @@ impl Failure {
         error.request_id = self.request_id;
         error
     }
+}
+
+fn unreadable(status: u16) -> String {
+    format!("the answer (HTTP status {status}) cannot be read")
 }
 
 fn request_id(raw: &HttpResponse) -> Option<String> {

@@ -27,7 +27,7 @@ mod ring;
 mod seal;
 pub mod serve;
 #[cfg(test)]
-mod tests;
+pub(in crate::kms) mod tests;
 mod throttle;
 
 use std::path::Path;

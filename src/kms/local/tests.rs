@@ -24,7 +24,7 @@ fn scope() -> Scope {
     }
 }
 
-fn rule(id: &str) -> DenyRule {
+pub(in crate::kms) fn rule(id: &str) -> DenyRule {
     DenyRule {
         id: id.to_owned(),
         cmks: Vec::new(),
@@ -46,14 +46,14 @@ fn fault(id: &str, effect: Effect) -> Fault {
 
 /// A ring in a folder of its own. The administrator and the users have separate
 /// handles, as separate processes have.
-struct Bench {
+pub(in crate::kms) struct Bench {
     dir: tempfile::TempDir,
-    admin: RingAdmin,
+    pub admin: RingAdmin,
     kms: Arc<LocalKeyRing>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kms = LocalKeyRing::create_with_key_file(dir.path(), "tester").unwrap();
         Self {
@@ -73,7 +73,7 @@ impl Bench {
             .unwrap()
     }
 
-    fn open_as(&self, caller: &str) -> LocalKeyRing {
+    pub fn open_as(&self, caller: &str) -> LocalKeyRing {
         LocalKeyRing::open(self.dir.path(), caller, &self.unlock()).unwrap()
     }
 }

@@ -28,7 +28,7 @@ use aws_sdk_sqs::types::{
 use tokio::sync::OnceCell;
 
 use super::{DeadLetter, Delivery, MAX_BODY_BYTES, Queue, QueueError, Which};
-use crate::aws::{SdkConfig, TimeLimits, sdk_config};
+use crate::aws::{Credentials, SdkConfig, TimeLimits, sdk_config_as};
 use crate::clock::SharedClock;
 use address::{Address, QueueArn};
 use errors::Asked;
@@ -43,6 +43,8 @@ const LONGEST_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
 /// Which queue, and how it is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SqsSettings {
+    /// Where credentials come from.
+    pub credentials: Credentials,
     /// The queue's URL.
     pub url: String,
     /// The URL of the queue for refused messages; from the queue's redrive
@@ -84,9 +86,14 @@ impl SqsQueue {
     pub async fn connect(settings: SqsSettings, clock: SharedClock) -> Result<Self, QueueError> {
         let address = parse(&settings.url, "queue.url")?;
         let region = settings.region.as_deref().or(address.region.as_deref());
-        let shared = sdk_config(region, settings.endpoint.as_deref(), TimeLimits::PROMPT)
-            .await
-            .map_err(|e| QueueError::Fatal(e.to_string()))?;
+        let shared = sdk_config_as(
+            &settings.credentials,
+            region,
+            settings.endpoint.as_deref(),
+            TimeLimits::PROMPT,
+        )
+        .await
+        .map_err(|e| QueueError::Fatal(e.to_string()))?;
         Self::with(settings, &shared, clock)
     }
 

@@ -68,6 +68,7 @@ async fn played(reply: Option<String>) -> String {
 
 async fn queue_at(endpoint: &str, credentials: bool) -> SqsQueue {
     let settings = SqsSettings {
+        credentials: Default::default(),
         url: format!("{endpoint}/111122223333/jobs"),
         dead_letter_url: Some(format!("{endpoint}/111122223333/dead")),
         ..SqsSettings::default()
@@ -274,6 +275,7 @@ async fn settings_that_cannot_be_are_refused() {
         ),
     ] {
         let settings = SqsSettings {
+            credentials: Default::default(),
             url: url.to_owned(),
             dead_letter_url: dead.map(str::to_owned),
             ..SqsSettings::default()

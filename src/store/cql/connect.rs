@@ -19,6 +19,7 @@ use scylla::statement::{Consistency, SerialConsistency};
 use zeroize::Zeroizing;
 
 use super::errors;
+use super::schema::Replication;
 use super::server::Server;
 use crate::clock::SharedClock;
 use crate::config::{Compression, StoreConfig, Switch};
@@ -129,6 +130,20 @@ impl Cluster {
             session,
             clock,
         })
+    }
+
+    /// So many copies in the one datacenter there is.
+    ///
+    /// # Errors
+    /// `Fatal` if there are several.
+    pub fn in_one_datacenter(&self, copies: u32) -> StoreResult<Replication> {
+        let mut all = self.datacenters().into_iter();
+        match (all.next(), all.next()) {
+            (Some(only), None) => Ok(Replication::of(&only, copies)),
+            _ => Err(fatal(
+                "--replication-factor is for one datacenter; say with --replication how many copies each has",
+            )),
+        }
     }
 
     /// Which server it is.
