@@ -18,8 +18,8 @@
 //! skipped test. See README.md there.
 
 mod cassandra;
-mod cluster;
 mod compactor;
+mod cluster;
 mod installed;
 mod keeper;
 mod moto;

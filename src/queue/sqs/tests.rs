@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::aws::sdk_config;
 use crate::clock::SystemClock;
 
 const SECRET_BODY: &str = "the body";
