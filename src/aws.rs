@@ -141,7 +141,7 @@ mod tests {
     async fn a_client_tries_once_and_within_its_limits() {
         let limits = TimeLimits::PROMPT.and_waiting(Duration::from_secs(20));
         let usual = Credentials::default();
-        let config = sdk_config(
+        let config = sdk_config_as(
             &usual,
             Some("eu-west-1"),
             Some("http://127.0.0.1:1"),

@@ -381,8 +381,6 @@ fn the_documents_fit_where_they_go() {
 #[test]
 fn old_and_new_are_told_apart_by_the_registry() {
     let row = |role| CmkRow {
-        role_arn: None,
-        external_id: None,
         role,
         canary_hex: String::new(),
         entered_by: String::new(),

@@ -93,13 +93,7 @@ impl AwsKms {
         audit: Option<AuditLog>,
         clock: SharedClock,
     ) -> Result<Self, LogError> {
-        let shared = sdk_config(
-            &Credentials::default(),
-            settings.region.as_deref(),
-            None,
-            settings.limits,
-        )
-        .await?;
+        let shared = sdk_config(settings.region.as_deref(), None, settings.limits).await?;
         let mut config = Builder::from(&shared);
         if let Some(endpoint) = &settings.kms_endpoint {
             config = config.endpoint_url(endpoint);

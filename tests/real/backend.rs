@@ -94,13 +94,9 @@ impl Backend {
         let kms_endpoint = format!("http://{}", listener.local_addr().unwrap());
         let ring_dir = dir.join("keyring");
         let unlock = Unlock::KeyFile(ring_dir.join("ring.key"));
-        let ring = LocalKeyRing::open_with_clock(
-            &ring_dir,
-            "unknown",
-            &unlock,
-            SystemClock::shared(),
-        )
-        .unwrap();
+        let ring =
+            LocalKeyRing::open_with_clock(&ring_dir, "unknown", &unlock, SystemClock::shared())
+                .unwrap();
         let kms = tokio::spawn(async move {
             serve::serve(ring, listener, std::future::pending::<()>())
                 .await
@@ -121,7 +117,11 @@ impl Backend {
             kms_endpoint,
             kms,
         };
-        let text = backend.settings(&backend.place.nodes, services::sqs().endpoint(), &backend.kms_endpoint);
+        let text = backend.settings(
+            &backend.place.nodes,
+            services::sqs().endpoint(),
+            &backend.kms_endpoint,
+        );
         std::fs::write(backend.file(), text).unwrap();
         backend
     }
@@ -205,11 +205,6 @@ impl Backend {
     pub fn kms_address(&self) -> &str {
         self.kms_endpoint.trim_start_matches("http://")
     }
-
-    /// The keyspace of the rig.
-    pub fn keyspace(&self) -> &str {
-        &self.keyspace
-    }
 }
 
 /// A name for a keyspace and a queue that no other rig has.
@@ -223,7 +218,8 @@ fn free_name() -> String {
 async fn make_queue(name: &str) -> String {
     use aws_sdk_sqs::types::QueueAttributeName as Attribute;
     let endpoint = services::sqs().endpoint();
-    let made_up = aws_sdk_sqs::config::Credentials::new("operator", "not-checked", None, None, "test");
+    let made_up =
+        aws_sdk_sqs::config::Credentials::new("operator", "not-checked", None, None, "test");
     let shared = sdk_config(Some("eu-west-1"), Some(&endpoint), TimeLimits::PROMPT)
         .await
         .unwrap();

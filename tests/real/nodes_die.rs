@@ -47,7 +47,9 @@ async fn nodes_that_die_one_after_the_other_lose_nothing() {
     // says so, and does not go on.
     let waits = |row: &rekeyd::job::JobRow| {
         let lease = row.lease.as_ref();
-        lease.and_then(|lease| lease.waits.clone()).unwrap_or_default()
+        lease
+            .and_then(|lease| lease.waits.clone())
+            .unwrap_or_default()
     };
     let row = rig
         .wait(job, "the word of the missing replica", |row| {

@@ -130,7 +130,7 @@ async fn the_dead_letters_are_found_by_the_redrive_policy() {
     assert!(!facts.fifo);
 
     let plain = SqsSettings {
-            credentials: Default::default(),
+        credentials: Default::default(),
         url: place.dead_url.clone(),
         ..SqsSettings::default()
     };
@@ -143,7 +143,7 @@ async fn the_dead_letters_are_found_by_the_redrive_policy() {
     );
 
     let nowhere = SqsSettings {
-            credentials: Default::default(),
+        credentials: Default::default(),
         url: format!("{}-not", place.url),
         ..SqsSettings::default()
     };

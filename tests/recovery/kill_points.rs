@@ -68,7 +68,11 @@ fn scenarios() -> Vec<Scenario> {
     if std::env::var_os(ALL).is_none() && std::env::var_os(ONLY).is_none() {
         // Others each time, so that all are met in time.
         let first = rand::random_range(0..KILL_POINTS_ONE_IN);
-        all = all.into_iter().skip(first).step_by(KILL_POINTS_ONE_IN).collect();
+        all = all
+            .into_iter()
+            .skip(first)
+            .step_by(KILL_POINTS_ONE_IN)
+            .collect();
     }
     all
 }
