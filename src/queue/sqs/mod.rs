@@ -114,6 +114,14 @@ impl SqsQueue {
                      queue, those of a standard queue to a standard one"
                 )));
             }
+            if let (Some(here), Some(there)) = (&address.region, &dead.region)
+                && here != there
+            {
+                return Err(QueueError::Fatal(format!(
+                    "queue.dead_letter_url {url}: the dead letters of a queue in {here} go to a \
+                     queue in {here}"
+                )));
+            }
             // New, so it cannot be set already.
             let _ = dead_letter_url.set(url.clone());
         }

@@ -267,6 +267,10 @@ async fn settings_that_cannot_be_are_refused() {
         ("jobs", None),
         ("https://sqs.eu-west-1.amazonaws.com/1/jobs", Some("dead")),
         (
+            "https://sqs.eu-west-1.amazonaws.com/1/jobs",
+            Some("https://sqs.eu-west-2.amazonaws.com/1/dead"),
+        ),
+        (
             "https://sqs.eu-west-1.amazonaws.com/1/jobs.fifo",
             Some("https://sqs.eu-west-1.amazonaws.com/1/dead"),
         ),
