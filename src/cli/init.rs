@@ -49,7 +49,9 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         .collect();
     let made = context.run(async { Ok(wiring::init(config, &asked, &context.clock).await?) });
     let timing = made.map_err(|failure| match is_cluster {
-        true => failure.or_help("the tables and waits of a cluster are made by `rekeyd schema apply`"),
+        true => {
+            failure.or_help("the tables and waits of a cluster are made by `rekeyd schema apply`")
+        }
         false => failure,
     })?;
 

@@ -188,10 +188,11 @@ fn check(context: &Context) -> Result<Exit, Failure> {
     })?;
     match health.problems.len() {
         0 => Ok(Exit::Done),
-        n => Err(
-            Failure::new(Exit::Conflict, format!("{n} to be mended before a job may run"))
-                .help("each is listed above with its fix"),
-        ),
+        n => Err(Failure::new(
+            Exit::Conflict,
+            format!("{n} to be mended before a job may run"),
+        )
+        .help("each is listed above with its fix")),
     }
 }
 

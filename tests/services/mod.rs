@@ -18,8 +18,8 @@
 //! skipped test. See README.md there.
 
 mod cassandra;
-mod compactor;
 mod cluster;
+mod compactor;
 mod installed;
 mod keeper;
 mod moto;

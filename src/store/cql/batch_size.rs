@@ -137,6 +137,8 @@ mod tests {
         assert!(is_about_size(
             "Batch for [ks.cells] is of size 70.000KiB, exceeding specified threshold"
         ));
-        assert!(!is_about_size("Aggregation query used without partition key"));
+        assert!(!is_about_size(
+            "Aggregation query used without partition key"
+        ));
     }
 }

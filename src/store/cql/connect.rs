@@ -235,12 +235,11 @@ fn profiles(config: &StoreConfig, datacenter: Option<&str>) -> Profiles {
     let once = base.build();
     let mut reads = once.to_builder();
     if config.speculative_ms > 0 {
-        reads = reads.speculative_execution_policy(Some(Arc::new(
-            SimpleSpeculativeExecutionPolicy {
+        reads =
+            reads.speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
                 max_retry_count: 1,
                 retry_interval: Duration::from_millis(config.speculative_ms),
-            },
-        )));
+            })));
     }
     Profiles {
         reads: reads.build().into_handle(),

@@ -1,7 +1,8 @@
 //! The driver's errors, turned into the store's: decided here and nowhere else.
 
 use scylla::errors::{
-    ConnectionPoolError, DbError, ExecutionError, NewSessionError, PrepareError, RequestAttemptError,
+    ConnectionPoolError, DbError, ExecutionError, NewSessionError, PrepareError,
+    RequestAttemptError,
 };
 
 use crate::store::{StoreError, StoreErrorClass};
@@ -315,11 +316,7 @@ mod tests {
             ),
             (DbError::ServerError, "boom", (Transient, Load::Unsaid)),
             (DbError::Other(7), "new", (Transient, Load::Unsaid)),
-            (
-                DbError::Invalid,
-                "Batch too large",
-                (Invalid, Load::Unsaid),
-            ),
+            (DbError::Invalid, "Batch too large", (Invalid, Load::Unsaid)),
             (
                 DbError::Invalid,
                 "unconfigured table cells",

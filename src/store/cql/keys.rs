@@ -142,12 +142,7 @@ impl CqlStore {
     }
 }
 
-fn key_row(
-    slice: &SliceKey,
-    key_id: &[u8],
-    epoch: i32,
-    row: Option<&[u8]>,
-) -> StoreResult<KeyRow> {
+fn key_row(slice: &SliceKey, key_id: &[u8], epoch: i32, row: Option<&[u8]>) -> StoreResult<KeyRow> {
     let parts = <[u8; 16]>::try_from(key_id).ok().and_then(|id| {
         let epoch = Epoch::new(u32::try_from(epoch).ok()?).ok()?;
         Some((KeyId(id), epoch, row?.to_vec()))

@@ -67,7 +67,9 @@ impl CqlStore {
         let mut seen = self.sizes.of(partition);
         let mut state = PagingState::start();
         let goes_on = loop {
-            let ask = seen.ask(filling.limit.rows - filling.rows, filling.left()).max(1);
+            let ask = seen
+                .ask(filling.limit.rows - filling.rows, filling.left())
+                .max(1);
             let mut question = statement.clone();
             question.set_page_size(i32::try_from(ask).unwrap_or(i32::MAX));
             let (answer, more) = self
@@ -83,7 +85,10 @@ impl CqlStore {
                 .into_rows_result()
                 .map_err(|e| errors::unexpected(WHAT, e))?;
             let (mut rows, mut largest, mut is_full) = (0, 0, false);
-            for row in answer.rows::<Row<'_>>().map_err(|e| errors::unexpected(WHAT, e))? {
+            for row in answer
+                .rows::<Row<'_>>()
+                .map_err(|e| errors::unexpected(WHAT, e))?
+            {
                 let row = row.map_err(|e| errors::unexpected(WHAT, e))?;
                 rows += 1;
                 largest = largest.max(row.1.map_or(0, <[u8]>::len) + row.0.len());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::Statement;
@@ -20,6 +21,9 @@ const FILES: [&str; 3] = [
     include_str!("schema/data_keys.cql"),
     include_str!("schema/control.cql"),
 ];
+
+/// Longest wait for a table to be made: nodes agree on it first.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
 
 const MAKE: &str = "CREATE TABLE IF NOT EXISTS ";
 
@@ -129,7 +133,10 @@ impl Schema {
             Some(_) => String::new(),
             None => "-- ScyllaDB 6.0 to 2025.3: add  AND tablets = {'enabled': false}  to the keyspace.\n".to_owned(),
         };
-        text += &format!("{};\n\nUSE {keyspace};\n", make_keyspace(keyspace, &replication, on));
+        text += &format!(
+            "{};\n\nUSE {keyspace};\n",
+            make_keyspace(keyspace, &replication, on)
+        );
         for file in FILES {
             text += "\n";
             text += file;
@@ -212,7 +219,9 @@ impl Schema {
 fn not_agreed(error: &dyn fmt::Display) -> StoreError {
     StoreError::new(
         StoreErrorClass::Transient,
-        format!("the nodes do not agree on the schema yet ({error}); run `rekeyd schema apply` again"),
+        format!(
+            "the nodes do not agree on the schema yet ({error}); run `rekeyd schema apply` again"
+        ),
     )
 }
 
@@ -304,6 +313,7 @@ impl Cluster {
             .filter(|node| node.is_connected())
             .min_by_key(|node| node.host_id);
         let mut statement = Statement::new(text);
+        statement.set_request_timeout(Some(SCHEMA_TIMEOUT));
         if let Some(node) = node {
             statement.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(
                 NodeIdentifier::Node(node.clone()),
@@ -358,7 +368,9 @@ mod tests {
             "{'class': 'NetworkTopologyStrategy', 'replication_factor': 3}"
         ));
         assert!(!agrees("{'class': 'NetworkTopologyStrategy', 'dc1': 2}"));
-        assert!(!agrees("{'class': 'SimpleStrategy', 'replication_factor': 3}"));
+        assert!(!agrees(
+            "{'class': 'SimpleStrategy', 'replication_factor': 3}"
+        ));
     }
 
     #[test]
@@ -375,9 +387,8 @@ mod tests {
 
     #[test]
     fn tablets_are_said_to_the_server_that_needs_it() {
-        let text = |version: &str| {
-            Schema::print("ks", None, Some(&Server::Scylla(version.to_owned())))
-        };
+        let text =
+            |version: &str| Schema::print("ks", None, Some(&Server::Scylla(version.to_owned())));
         assert!(text("2025.1.0").contains("tablets = {'enabled': false}"));
         assert!(!text("2025.4.0").contains("tablets"));
         let on = Server::Cassandra("5.0.5".to_owned());

@@ -62,9 +62,8 @@ impl Statements {
         let page = format!("SELECT {COLUMNS} FROM {ks}.cells WHERE {SLICE}");
         let page_after = format!("{page} AND record > ?");
         let row = format!("{SLICE} AND record = ?");
-        let update = format!(
-            "UPDATE {ks}.cells USING TIMESTAMP ? AND TTL ? SET cell = ? WHERE {row}"
-        );
+        let update =
+            format!("UPDATE {ks}.cells USING TIMESTAMP ? AND TTL ? SET cell = ? WHERE {row}");
         let data = async {
             tokio::try_join!(
                 p.read(page.clone()),

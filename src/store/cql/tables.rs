@@ -223,7 +223,10 @@ fn columns(keyspace: &str, table: &Table, problems: &mut Vec<StoreProblem>) {
         }
         let (what, why) = match kind.as_str() {
             "static" => ("a static column", "; a delete of rows would leave it"),
-            _ => ("a column that is not rekeyd's", "; it would not be rewritten"),
+            _ => (
+                "a column that is not rekeyd's",
+                "; it would not be rewritten",
+            ),
         };
         problems.push(problem(
             format!("table {name} has {what}, `{of}`{why}"),
@@ -298,7 +301,9 @@ fn options(
         .is_some_and(|mode| mode.eq_ignore_ascii_case("none"))
     {
         problems.push(problem(
-            format!("table {name} has read_repair = 'NONE': of two reads the later could show the older"),
+            format!(
+                "table {name} has read_repair = 'NONE': of two reads the later could show the older"
+            ),
             alter("read_repair = 'BLOCKING'"),
         ));
     }

@@ -87,7 +87,10 @@ impl CqlStore {
                         // no log of batches.
                         let mut batch = Batch::new_with_statements(
                             BatchType::Unlogged,
-                            vec![BatchStatement::PreparedStatement(statement.clone()); writes.len()],
+                            vec![
+                                BatchStatement::PreparedStatement(statement.clone());
+                                writes.len()
+                            ],
                         );
                         batch.set_is_idempotent(lasts);
                         let values: Vec<_> = values.collect();
@@ -109,8 +112,8 @@ impl CqlStore {
                 Ok(())
             }
             Err(failure) => {
-                let too_large = failure.load == Load::TimedOut
-                    || failure.class == StoreErrorClass::Invalid;
+                let too_large =
+                    failure.load == Load::TimedOut || failure.class == StoreErrorClass::Invalid;
                 if is_batch && too_large {
                     self.batch_size.was_too_large();
                 }

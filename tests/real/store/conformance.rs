@@ -62,7 +62,10 @@ async fn a_rewriter_never_wins_over_live_clients() {
     let partition = partition();
     let start = SystemClock.wall().0;
     let first: Vec<_> = (0..RECORDS).map(|n| put(n, start, b"first", 0)).collect();
-    store.write_cells(&partition, &first).await.expect("written");
+    store
+        .write_cells(&partition, &first)
+        .await
+        .expect("written");
 
     let done = Arc::new(AtomicBool::new(false));
     let rewriter = {
@@ -92,22 +95,34 @@ async fn a_rewriter_never_wins_over_live_clients() {
                         match (n + round) % 5 {
                             0 => {
                                 let at = WriteTime(at);
-                                store.delete_row(&partition, &record(n), at).await.expect("deleted");
+                                store
+                                    .delete_row(&partition, &record(n), at)
+                                    .await
+                                    .expect("deleted");
                                 expected.insert(n, None);
                             }
                             1 => {
                                 let at = WriteTime(at);
-                                store.delete_cell(&partition, &record(n), at).await.expect("deleted");
+                                store
+                                    .delete_cell(&partition, &record(n), at)
+                                    .await
+                                    .expect("deleted");
                                 expected.insert(n, None);
                             }
                             2 if round == 11 => {
                                 let write = put(n, at, &text, 1);
-                                store.write_cells(&partition, &[write]).await.expect("written");
+                                store
+                                    .write_cells(&partition, &[write])
+                                    .await
+                                    .expect("written");
                                 expected.insert(n, None);
                             }
                             _ => {
                                 let write = put(n, at, &text, 0);
-                                store.write_cells(&partition, &[write]).await.expect("written");
+                                store
+                                    .write_cells(&partition, &[write])
+                                    .await
+                                    .expect("written");
                                 expected.insert(n, Some(text));
                             }
                         }
@@ -131,7 +146,10 @@ async fn a_rewriter_never_wins_over_live_clients() {
     let mut found = BTreeMap::new();
     for cell in all(&store, &partition).await {
         let n = u32::from_be_bytes(cell.record.as_bytes().try_into().expect("4 bytes"));
-        assert_eq!(cell.cell[0], 1, "record {n} was left behind by the last pass");
+        assert_eq!(
+            cell.cell[0], 1,
+            "record {n} was left behind by the last pass"
+        );
         found.insert(n, cell.cell[1..].to_vec());
     }
     for (n, expected) in expected {
@@ -184,6 +202,9 @@ async fn rewrite(store: &SharedStore, partition: &rekeyd::store::Partition) -> u
             }
         })
         .collect();
-    store.write_cells(partition, &writes).await.expect("written");
+    store
+        .write_cells(partition, &writes)
+        .await
+        .expect("written");
     writes.len() as u64
 }

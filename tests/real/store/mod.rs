@@ -44,7 +44,9 @@ async fn cluster_at(config: &StoreConfig) -> Cluster {
 }
 
 async fn open(config: &StoreConfig) -> CqlStore {
-    CqlStore::on(cluster_at(config).await).await.expect("its tables stand")
+    CqlStore::on(cluster_at(config).await)
+        .await
+        .expect("its tables stand")
 }
 
 fn one_copy() -> Replication {
@@ -57,7 +59,9 @@ async fn new_keyspace() -> StoreConfig {
     let config = settings(&node.node(), &node.keyspace_name());
     let _alone = node.schema_lock().await;
     let cluster = cluster_at(&config).await;
-    let done = Schema::apply(&cluster, Some(&one_copy())).await.expect("applied");
+    let done = Schema::apply(&cluster, Some(&one_copy()))
+        .await
+        .expect("applied");
     assert_eq!(done.problems, []);
     config
 }

@@ -2,9 +2,7 @@
 
 use rekeyd::clock::SystemClock;
 use rekeyd::store::cql::{Cluster, CqlStore, Password};
-use rekeyd::store::{
-    Consistency, ControlTable, PageLimit, Store, StoreErrorClass, StoreResult,
-};
+use rekeyd::store::{Consistency, ControlTable, PageLimit, Store, StoreErrorClass, StoreResult};
 
 use super::{new_keyspace, new_store, open, partition, record, session, settings, write};
 use crate::services::cassandra;
@@ -22,10 +20,16 @@ async fn pages_keep_their_bytes_whatever_the_cells_are() {
     let (store, _) = new_store().await;
     let partition = partition();
     let small: Vec<_> = (0..400).map(|n| write(n, 5, vec![1; 200])).collect();
-    store.write_cells(&partition, &small).await.expect("written");
+    store
+        .write_cells(&partition, &small)
+        .await
+        .expect("written");
     for n in 400..420 {
         let large = [write(n, 5, vec![2; LARGE])];
-        store.write_cells(&partition, &large).await.expect("written");
+        store
+            .write_cells(&partition, &large)
+            .await
+            .expect("written");
     }
     for bytes in [1_000, 100_000, 1_000_000] {
         let limit = PageLimit { rows: 150, bytes };
@@ -61,7 +65,10 @@ async fn a_large_write_is_cut_into_batches() {
     assert_eq!(store.batch_limit(), (100, 128 << 10));
     let partition = partition();
     let writes: Vec<_> = (0..1234).map(|n| write(n, 7, vec![3; 900])).collect();
-    store.write_cells(&partition, &writes).await.expect("written");
+    store
+        .write_cells(&partition, &writes)
+        .await
+        .expect("written");
     let limit = PageLimit {
         rows: 5000,
         bytes: 10 << 20,
@@ -116,7 +123,10 @@ async fn errors_say_what_to_do() {
     let opened = Cluster::connect(&elsewhere, None, SystemClock::shared()).await;
     let (class_of, said) = class(opened);
     assert_eq!(class_of, StoreErrorClass::Fatal, "{said}");
-    assert!(said.contains("mars") && said.contains("datacenter1"), "{said}");
+    assert!(
+        said.contains("mars") && said.contains("datacenter1"),
+        "{said}"
+    );
 
     let mut nameless = settings(&node.node(), "nowhere");
     nameless.user = Some("rekeyd".to_owned());

@@ -13,9 +13,17 @@ async fn a_healthy_store_has_no_problem() {
     let (store, _) = new_store().await;
     let health = store.health().await.expect("it answers");
     assert_eq!(health.problems, []);
-    assert!(health.server.starts_with("Cassandra 5."), "{}", health.server);
+    assert!(
+        health.server.starts_with("Cassandra 5."),
+        "{}",
+        health.server
+    );
     // One machine, one clock.
-    assert!(health.clock_offset_ms.abs() < 500, "{}", health.clock_offset_ms);
+    assert!(
+        health.clock_offset_ms.abs() < 500,
+        "{}",
+        health.clock_offset_ms
+    );
     assert_eq!(store.away().await.expect("it answers"), [] as [String; 0]);
     // The canaries leave nothing behind.
     let left = store
@@ -31,12 +39,16 @@ async fn it_may_be_applied_twice_and_needs_replication_once() {
     let config = settings(&node.node(), &node.keyspace_name());
     let _alone = node.schema_lock().await;
     let cluster = cluster_at(&config).await;
-    let refused = Schema::apply(&cluster, None).await.expect_err("no keyspace");
+    let refused = Schema::apply(&cluster, None)
+        .await
+        .expect_err("no keyspace");
     assert_eq!(refused.class, StoreErrorClass::Fatal);
     assert!(refused.message.contains("--replication"), "{refused}");
 
     let copies = cluster.in_one_datacenter(1).expect("one datacenter");
-    let first = Schema::apply(&cluster, Some(&copies)).await.expect("applied");
+    let first = Schema::apply(&cluster, Some(&copies))
+        .await
+        .expect("applied");
     assert_eq!((first.made.len(), first.stood.len()), (8, 0));
     assert_eq!((first.problems, first.gc_grace_s), (Vec::new(), 864_000));
     let second = Schema::apply(&cluster, None).await.expect("applied");
@@ -44,7 +56,9 @@ async fn it_may_be_applied_twice_and_needs_replication_once() {
     assert_eq!(second.problems, []);
 
     // Another replication is said, not made.
-    let other = Schema::apply(&cluster, Some(&one_copy())).await.expect("looked at");
+    let other = Schema::apply(&cluster, Some(&one_copy()))
+        .await
+        .expect("looked at");
     assert_eq!(other.problems.len(), 1, "{:?}", other.problems);
     assert!(other.problems[0].what.contains("another replication"));
 }
@@ -59,7 +73,9 @@ async fn two_may_apply_it_at_once() {
             let config = config.clone();
             tokio::spawn(async move {
                 let cluster = cluster_at(&config).await;
-                Schema::apply(&cluster, Some(&one_copy())).await.expect("applied")
+                Schema::apply(&cluster, Some(&one_copy()))
+                    .await
+                    .expect("applied")
             })
         })
         .collect();
@@ -162,6 +178,8 @@ async fn a_table_of_another_shape_is_left_alone_and_named() {
     }
     assert_eq!(done.made, [] as [String; 0]);
     let copies = Replication::of("datacenter1", 2);
-    let done = Schema::apply(&cluster, Some(&copies)).await.expect("looked at");
+    let done = Schema::apply(&cluster, Some(&copies))
+        .await
+        .expect("looked at");
     assert!(done.problems.len() > 3, "{:?}", done.problems);
 }
