@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::WiringError;
 use crate::clock::SharedClock;
 use crate::config::{Config, StoreKind};
-use crate::store::SharedStore;
+use crate::registry::{Registry, RegistryError};
 use crate::store::cql::{Cluster, CqlStore, Password};
 use crate::store::sqlite::SqliteStore;
+use crate::store::{SharedStore, StoreError, StoreErrorClass};
 
 /// Where the password of the database user may be, in the environment.
 const STORE_PASSWORD: &str = "REKEYD_STORE_PASSWORD";
@@ -21,8 +22,34 @@ pub async fn store(config: &Config, clock: &SharedClock) -> Result<SharedStore, 
             clock.clone(),
         )?)),
         StoreKind::Scylla | StoreKind::Cassandra => {
-            Ok(Arc::new(CqlStore::on(cluster(config, clock).await?).await?))
+            let store = Arc::new(CqlStore::on(cluster(config, clock).await?).await?);
+            keeps_the_waits(config, &store, clock).await?;
+            Ok(store)
         }
+    }
+}
+
+/// A request that is waited for longer than the store's waits allow could land
+/// after a job has stopped waiting for it.
+async fn keeps_the_waits(
+    config: &Config,
+    store: &Arc<CqlStore>,
+    clock: &SharedClock,
+) -> Result<(), WiringError> {
+    let registry = Registry::new(store.clone(), clock.clone());
+    let ours = config.store.request_timeout_ms;
+    match registry.timing().await {
+        Ok(timing) if ours > timing.request_timeout_ms => Err(StoreError::new(
+            StoreErrorClass::Fatal,
+            format!(
+                "store.request_timeout_ms is {ours}, and the store's waits allow {} at most: set it to that or less",
+                timing.request_timeout_ms
+            ),
+        )
+        .into()),
+        // A store without waits is refused by whoever needs them.
+        Ok(_) | Err(RegistryError::NoTiming) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::Statement;
@@ -20,6 +21,9 @@ const FILES: [&str; 3] = [
     include_str!("schema/data_keys.cql"),
     include_str!("schema/control.cql"),
 ];
+
+/// Longest wait for a table to be made: nodes agree on it first.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
 
 const MAKE: &str = "CREATE TABLE IF NOT EXISTS ";
 
@@ -309,6 +313,7 @@ impl Cluster {
             .filter(|node| node.is_connected())
             .min_by_key(|node| node.host_id);
         let mut statement = Statement::new(text);
+        statement.set_request_timeout(Some(SCHEMA_TIMEOUT));
         if let Some(node) = node {
             statement.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(
                 NodeIdentifier::Node(node.clone()),

@@ -72,7 +72,7 @@ impl Server {
 
 enum Asked {
     NoSuchTable,
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 async fn first_text(session: &Session, query: &str) -> Result<String, Asked> {
@@ -89,7 +89,7 @@ async fn first_text(session: &Session, query: &str) -> Result<String, Asked> {
             return Err(if is_unknown {
                 Asked::NoSuchTable
             } else {
-                Asked::Failed(error.into())
+                Asked::Failed(Box::new(error.into()))
             });
         }
     };

@@ -222,15 +222,12 @@ fn columns(keyspace: &str, table: &Table, problems: &mut Vec<StoreProblem>) {
             continue;
         }
         let (what, why) = match kind.as_str() {
-            "static" => ("a static column", "; a delete of rows would leave it"),
-            _ => (
-                "a column that is not rekeyd's",
-                "; it would not be rewritten",
-            ),
+            "static" => ("a static column", "a delete of rows would leave it"),
+            _ => ("a column that is not rekeyd's", "it would not be rewritten"),
         };
         problems.push(problem(
-            format!("table {name} has {what}, `{of}`{why}"),
-            format!("ALTER TABLE {name} DROP {of}, or keep it in a table of its own"),
+            format!("table {name} has {what}, `{of}`: {why}. Keep it in a table of its own"),
+            format!("ALTER TABLE {name} DROP {of}"),
         ));
     }
     for want in &expected {
