@@ -252,12 +252,7 @@ async fn a_role_that_is_refused_blocks_and_the_external_id_shows_nowhere() {
     let roles = RoleCache::new(Arc::new(SameRole), Duration::from_secs(60), clock.clone());
     let roles = Arc::new(roles);
     let settings = settings(&server.endpoint);
-    let backend = AwsKms::new(
-        &settings,
-        roles.clone(),
-        Some(log.clone()),
-        clock,
-    );
+    let backend = AwsKms::new(&settings, roles.clone(), Some(log.clone()), clock);
     let own = Caller::of_account("999999999999");
     let callers = Callers::ByRole { own, roles };
     let kms = Audited::new(backend.await.unwrap(), log.clone(), Some(callers));
