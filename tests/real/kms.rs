@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_kms::types::KeyUsageType;
 use rekeyd::clock::SystemClock;
 use rekeyd::ids::CmkArn;
 use rekeyd::kms::SharedKms;
@@ -53,7 +54,10 @@ impl Harness for Moto {
     }
 
     async fn create_cmk(&self) -> CmkArn {
-        let made = self.owner.create_key().send().await.unwrap();
+        // AWS's default, which moto does not fill in.
+        let usage = KeyUsageType::EncryptDecrypt;
+        let made = self.owner.create_key().key_usage(usage).send();
+        let made = made.await.unwrap();
         let arn = made.key_metadata().and_then(|about| about.arn());
         CmkArn::new(arn.unwrap()).unwrap()
     }
