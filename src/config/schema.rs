@@ -334,7 +334,7 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         Default::Text("000000000000"),
         "",
-        "The calling account: the budget is counted by it, and the audit log names it.",
+        "The calling account: the budget is counted by it, and the audit log names it. With AWS KMS and this default, STS is asked once at start.",
     ),
     key(
         "kms.rate_per_s",

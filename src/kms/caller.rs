@@ -56,8 +56,11 @@ pub struct RoleCache {
     roles: Arc<dyn Roles>,
     keep: Duration,
     clock: SharedClock,
-    read: Mutex<HashMap<(OrgId, CmkArn), (BootTime, Option<Grant>)>>,
+    read: Mutex<Read>,
 }
+
+/// What was read, and when the read began.
+type Read = HashMap<(OrgId, CmkArn), (BootTime, Option<Grant>)>;
 
 impl RoleCache {
     /// Keeps what `roles` says for `keep`.
@@ -84,13 +87,13 @@ impl RoleCache {
         let key = (org.clone(), cmk.clone());
         // The age counts from the start of the read.
         let now = self.clock.boot();
-        let known = |cache: &Mutex<HashMap<_, (BootTime, Option<Grant>)>>| {
-            let read = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = {
+            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             read.get(&key)
                 .filter(|(at, _)| now.since(*at) < self.keep)
                 .map(|(_, grant)| grant.clone())
         };
-        if let Some(grant) = known(&self.read) {
+        if let Some(grant) = known {
             return Ok(grant);
         }
         let access = self.roles.access(org, cmk).await.map_err(|why| {

@@ -7,6 +7,7 @@
 //! | `faults` | the proxy does to a connection what its modes say |
 //! | `keeper` | no server outlives its test process |
 //! | `queue` | the queue on SQS, which ElasticMQ speaks |
+//! | `kms` | the client of AWS KMS on moto |
 //! | `servers` | the servers do what the other tests rely on |
 //! | `backend`, `copy` | the parts that a rig stands on, and how one is copied |
 //! | `nodes_die` | a rekey on three nodes, two of which are killed |
@@ -26,6 +27,7 @@ mod network;
 mod nodes_die;
 mod queue;
 mod roles;
+mod kms;
 mod servers;
 // Shared with other test programs, which use the rest.
 #[allow(dead_code, unused_imports)]

@@ -390,9 +390,10 @@ async fn attempts_are_counted_and_a_silent_kms_is_named_until_it_answers() {
     let call = tokio::spawn(async move { Bench::call(&kms).await });
     while bench.script.calls.load(Ordering::Relaxed) < 2 {
         // What is noted stands while the next attempt is waited for.
-        let words = bench.waiting.words();
-        if bench.script.calls.load(Ordering::Relaxed) == 1 && words.is_some() {
-            assert_eq!(words.unwrap(), "waits for the KMS: NoResponse");
+        if bench.script.calls.load(Ordering::Relaxed) == 1
+            && let Some(words) = bench.waiting.words()
+        {
+            assert_eq!(words, "waits for the KMS: NoResponse");
         }
         bench.step(Duration::from_millis(1)).await;
     }

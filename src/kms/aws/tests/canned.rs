@@ -175,7 +175,7 @@ async fn request(stream: &mut TcpStream) -> Option<Seen> {
     let mut body = vec![0; length];
     // The last byte is peeked at, for the record, and stays.
     stream.read_exact(&mut body[..length - 1]).await.ok()?;
-    while stream.peek(&mut body[length - 1..]).await.ok()? == 0 {
+    if stream.peek(&mut body[length - 1..]).await.ok()? == 0 {
         return None;
     }
     Some(Seen {
