@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Failure};
-use crate::demo::run::{self, DemoError, Options};
+use crate::demo::run::{self, DemoError, Options, Parts};
 use crate::telemetry;
 
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  rekeyd demo\n  rekeyd demo --messages 20000 --keep\n  \
-                        rekeyd demo --slack-export my-export.zip"
+                        rekeyd demo --slack-export my-export.zip\n  \
+                        rekeyd demo --store cassandra --nodes 127.0.0.1:9042"
 )]
 pub(super) struct Arguments {
     /// Messages to generate.
@@ -23,6 +25,17 @@ pub(super) struct Arguments {
     /// Take the messages of this Slack export (folder or ZIP file) instead.
     #[arg(long, value_name = "PATH")]
     slack_export: Option<PathBuf>,
+    /// Where the messages are: in the demo's own directory, or on a cluster that
+    /// runs already (needs --nodes).
+    #[arg(long, value_enum, default_value = "sqlite", value_name = "STORE")]
+    store: Store,
+    /// Nodes of the cluster, host:port with commas between. The demo makes a
+    /// keyspace of its own there and removes it.
+    #[arg(long, value_name = "NODES", required_if_eq_any = [("store", "cassandra"), ("store", "scylla")])]
+    nodes: Option<String>,
+    /// Where a stand-in for SQS is; the embedded queue if not given.
+    #[arg(long, value_name = "URL", requires = "nodes")]
+    sqs_endpoint: Option<String>,
     /// Operations of live traffic a second; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 200,
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
@@ -47,8 +60,37 @@ pub(super) struct Arguments {
     keep: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Store {
+    /// The embedded store.
+    Sqlite,
+    /// A ScyllaDB cluster.
+    Scylla,
+    /// A Cassandra cluster.
+    Cassandra,
+}
+
+impl Arguments {
+    fn parts(&self) -> Result<Parts, Failure> {
+        match (self.store, &self.nodes) {
+            (Store::Sqlite, None) => Ok(Parts::Embedded),
+            (Store::Sqlite, Some(_)) => Err(Failure::new(
+                Exit::Usage,
+                "--nodes is for --store cassandra and --store scylla",
+            )),
+            (_, Some(nodes)) => Ok(Parts::Cluster {
+                nodes: nodes.clone(),
+                sqs_endpoint: self.sqs_endpoint.clone(),
+            }),
+            // clap asks for them.
+            (_, None) => Err(Failure::new(Exit::Usage, "--nodes is needed")),
+        }
+    }
+}
+
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     let options = Options {
+        parts: arguments.parts()?,
         messages: arguments.messages,
         slack_export: arguments.slack_export.clone(),
         dir: arguments.dir.clone(),

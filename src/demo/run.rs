@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `place` | the directory it all happens in |
 //! | `scene` | key ring, store, organization, and the application's client |
+//! | `parts` | what it runs on: everything embedded, or a cluster |
 //! | `fill` | the messages that are there before |
 //! | `workers` | the worker processes |
 //! | `follow` | watches the job, and kills a worker half way |
@@ -18,6 +19,7 @@ mod check;
 mod error;
 mod fill;
 mod follow;
+mod parts;
 mod place;
 mod read;
 mod report;
@@ -32,6 +34,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use error::DemoError;
+pub use parts::Parts;
 pub use workers::end_with;
 
 use crate::client::Client;
@@ -56,6 +59,8 @@ const TRAFFIC_HOURS: usize = 12;
 /// What the demo is to do.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// What it runs on.
+    pub parts: Parts,
     /// Messages to generate.
     pub messages: u32,
     /// A Slack export to take instead.
@@ -99,7 +104,7 @@ pub async fn run(options: &Options) -> Result<(), DemoError> {
 
 async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), DemoError> {
     let mut report = Report::default();
-    let scene = set_up(place, show).await?;
+    let scene = set_up(options, place, show).await?;
     let ledger = Arc::new(Ledger::new());
 
     let begun = Instant::now();
@@ -117,7 +122,7 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     let before = traffic.counts();
 
     let witness = cfg!(debug_assertions).then(|| place.path().join("sealed"));
-    let mut workers = Workers::new(place.path(), &scene.config_file, witness.clone())?;
+    let mut workers = Workers::new(place.path(), &scene.made.file, witness.clone())?;
     let job = enqueue(&scene, options, &mut workers, show).await?;
     let followed = follow::follow(&scene, job, &mut workers, options.kill_at_percent, show).await?;
     let during = traffic.counts();
@@ -135,6 +140,9 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     check::audit_log(&mut report, &scene, &followed.job, show).await?;
     report.took("checks", begun.elapsed());
     report.show(show);
+    if report.holds() && !place.is_kept() {
+        parts::remove(&scene.config, &scene.clock).await?;
+    }
     if report.holds() {
         Ok(())
     } else {
@@ -142,13 +150,23 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     }
 }
 
-async fn set_up(place: &Place, show: &mut Show) -> Result<Arc<Scene>, DemoError> {
+async fn set_up(
+    options: &Options,
+    place: &Place,
+    show: &mut Show,
+) -> Result<Arc<Scene>, DemoError> {
     show.step(
         "SET UP",
         "an organization, acme, and two customer master keys (CMKs)",
     );
-    let scene = Arc::new(Scene::make(place.path()).await?);
+    let scene = Arc::new(Scene::make(&options.parts, place.path()).await?);
     show.detail(&format!("directory  {}", place.path().display()));
+    if let Some(keyspace) = &scene.made.keyspace {
+        let queue = scene.config.queue.url.as_deref().unwrap_or("the embedded one");
+        show.detail(&format!("keyspace   {keyspace}"));
+        show.detail(&format!("queue      {queue}"));
+        show.detail("KMS        a key ring, by AWS KMS's protocol");
+    }
     show.detail(&format!("old CMK    {}", scene.old));
     show.detail(&format!("new CMK    {}", scene.new));
     Ok(scene)

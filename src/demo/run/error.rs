@@ -76,6 +76,9 @@ pub enum DemoError {
     /// The directory is somebody's.
     #[error("{0} has something in it; the demo needs a directory of its own")]
     NotEmpty(PathBuf),
+    /// The cluster is not one that a demo can run on.
+    #[error("the cluster is not as it must be: {0}")]
+    Unfit(String),
     /// A worker ended by itself.
     #[error("{name} ended with {status}; its log is {log}")]
     WorkerEnded {

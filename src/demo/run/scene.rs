@@ -1,15 +1,15 @@
 //! What the demo works on: a data directory with an organization in it, and the
 //! application's side of it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::DemoError;
+use super::parts::{self, Made, Parts};
 use crate::audit::AuditLog;
 use crate::client::{Client, InProcessKeys};
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::ids::{CmkArn, OrgId, WorkspaceId};
 use crate::job::JobBook;
 use crate::kms::local::{NewKey, RingAdmin};
@@ -33,8 +33,8 @@ pub const WORKER: &str = "rekeyd-worker";
 pub struct Scene {
     /// The configuration that the workers read, too.
     pub config: Config,
-    /// Its file.
-    pub config_file: PathBuf,
+    /// Its file, and what was started for the demo.
+    pub made: Made,
     /// The time.
     pub clock: SharedClock,
     /// The waits of the store.
@@ -68,24 +68,15 @@ pub struct Part {
 }
 
 impl Scene {
-    /// Makes everything in `dir`.
+    /// Makes everything on these parts, with its files in `dir`.
     ///
     /// # Errors
     /// If a part cannot be made.
-    pub async fn make(dir: &Path) -> Result<Self, DemoError> {
-        let config_file = dir.join("rekeyd.toml");
-        let data_dir = toml::Value::String(dir.to_string_lossy().into_owned());
-        // A budget that does not bind: the key ring is no service that others
-        // wait for. Short waits between looks, so that there is much to see.
-        let text = format!(
-            "# Made by `rekeyd demo`.\ndata_dir = {data_dir}\n\n\
-             [kms]\ncaller = \"{WORKER}\"\nrate_per_s = 100000\n\n\
-             [worker]\npoll_ms = 50\ncheckpoint_ms = 100\n"
-        );
-        fs::write(&config_file, text).map_err(|e| DemoError::io("write", &config_file, e))?;
-        let config = config::load(Some(&config_file), [], [])?.config;
+    pub async fn make(parts: &Parts, dir: &Path) -> Result<Self, DemoError> {
         let clock = SystemClock::shared();
-        let timing = wiring::init(&config, &Timing::demo(), &clock).await?;
+        let made = parts::make(parts, dir, &clock).await?;
+        let config = made.config.clone();
+        let timing = made.timing;
         let store = wiring::store(&config, &clock).await?;
         let queue = wiring::queue(&config, &clock).await?;
         let ring = RingAdmin::open(&config.kms.ring)?;
@@ -93,7 +84,7 @@ impl Scene {
         let old = ring.create_key(&unlock, &NewKey::default())?;
         let new = ring.create_key(&unlock, &NewKey::default())?;
         let scene = Self {
-            config_file,
+            made,
             timing,
             registry: Registry::new(store.clone(), clock.clone()),
             book: JobBook::new(store.clone(), clock.clone()),
@@ -142,6 +133,9 @@ impl Scene {
     pub async fn part(&self, caller: &str) -> Result<Part, DemoError> {
         let mut config = self.config.clone();
         caller.clone_into(&mut config.kms.caller);
+        if config.aws.profile.is_some() {
+            config.aws.profile = Some(caller.to_owned());
+        }
         let service = format!("rekeyd demo {caller}");
         let audit = wiring::audit(&config, &service, None, &self.clock)?;
         let (kms, _) = wiring::kms(&config, caller, &audit, &self.clock).await?;

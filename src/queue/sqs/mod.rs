@@ -69,6 +69,50 @@ pub struct SqsFacts {
     pub dead_letter_url: String,
 }
 
+/// Makes a queue of this name, and one for its refused messages (`<name>-dead`),
+/// where the settings' endpoint is, and returns its URL: for demos and trials.
+/// Elsewhere a queue is made by its operator; see docs/queue-sqs.md.
+///
+/// # Errors
+/// As any call.
+pub async fn create_for_trial(
+    settings: &SqsSettings,
+    name: &str,
+    clock: SharedClock,
+) -> Result<String, QueueError> {
+    let queue = SqsQueue::connect(settings.clone(), clock).await?;
+    let failed = |what: &str, error: &dyn std::fmt::Debug| {
+        tracing::debug!(?error, "a queue for a trial");
+        QueueError::Transient(format!("cannot {what} at {:?}", settings.endpoint))
+    };
+    let dead = format!("{name}-dead");
+    let made = queue.client.create_queue().queue_name(&dead).send().await;
+    let made = made.map_err(|e| failed("create the queue for refused messages", &e))?;
+    let asked = queue
+        .client
+        .get_queue_attributes()
+        .queue_url(made.queue_url().unwrap_or_default())
+        .attribute_names(QueueAttributeName::QueueArn)
+        .send()
+        .await
+        .map_err(|e| failed("look at the queue for refused messages", &e))?;
+    let arn = asked
+        .attributes()
+        .and_then(|all| all.get(&QueueAttributeName::QueueArn))
+        .cloned()
+        .unwrap_or_default();
+    let redrive = serde_json::json!({"deadLetterTargetArn": arn, "maxReceiveCount": "5"});
+    let made = queue
+        .client
+        .create_queue()
+        .queue_name(name)
+        .attributes(QueueAttributeName::RedrivePolicy, redrive.to_string())
+        .send()
+        .await
+        .map_err(|e| failed("create the queue", &e))?;
+    Ok(made.queue_url().unwrap_or_default().to_owned())
+}
+
 /// A queue of Amazon SQS.
 pub struct SqsQueue {
     client: Client,

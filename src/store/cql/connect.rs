@@ -70,6 +70,18 @@ pub(super) struct Profiles {
 }
 
 impl Cluster {
+    /// The home datacenter, and how many nodes it has.
+    pub fn size(&self) -> (String, usize) {
+        let state = self.session.get_cluster_state();
+        let of = |node: &scylla::cluster::Node| node.datacenter.clone();
+        let home = self.datacenter.clone();
+        let home = home.or_else(|| state.get_nodes_info().iter().find_map(|n| of(n)));
+        let home = home.unwrap_or_else(|| "datacenter1".to_owned());
+        let nodes = state.get_nodes_info().iter();
+        let nodes = nodes.filter(|node| of(node).as_ref() == Some(&home)).count();
+        (home, nodes)
+    }
+
     /// Connects.
     ///
     /// # Errors

@@ -210,6 +210,23 @@ impl Schema {
         Ok(done)
     }
 
+    /// Removes the keyspace with all that is in it, if its name begins with
+    /// `prefix`: for demos and trials, which make keyspaces of their own.
+    ///
+    /// # Errors
+    /// `Invalid` for a keyspace of another name; nothing is removed.
+    pub async fn drop_keyspace(cluster: &Cluster, prefix: &str) -> StoreResult<()> {
+        let keyspace = &cluster.keyspace;
+        if prefix.is_empty() || !keyspace.starts_with(prefix) {
+            return Err(StoreError::new(
+                StoreErrorClass::Invalid,
+                format!("keyspace {keyspace} does not begin with `{prefix}` and is left as it is"),
+            ));
+        }
+        let text = format!("DROP KEYSPACE IF EXISTS {keyspace}");
+        cluster.change_schema(text).await
+    }
+
     /// What is wrong with what stands.
     pub async fn check(cluster: &Cluster) -> StoreResult<Vec<StoreProblem>> {
         cluster.schema_problems().await

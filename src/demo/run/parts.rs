@@ -1,0 +1,219 @@
+//! What the demo's parts run on: everything embedded, or a Cassandra or ScyllaDB
+//! cluster with SQS. The KMS is a key ring either way, for nobody may disable a
+//! customer's key for a demo; beside a cluster it is served by AWS KMS's own
+//! protocol, and the workers call it with the AWS client.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::DemoError;
+use super::scene::{APP, IMPORTER, OPERATOR, WORKER};
+use crate::aws::Credentials;
+use crate::clock::SharedClock;
+use crate::config::{self, Config};
+use crate::kms::local::{LocalKeyRing, RingAdmin, Unlock, serve};
+use crate::queue::sqs::{self, SqsSettings};
+use crate::registry::{Registry, Timing};
+use crate::store::cql::{Replication, Schema};
+use crate::wiring;
+
+/// What the demo runs on.
+#[derive(Debug, Clone, Default)]
+pub enum Parts {
+    /// Store, queue and key ring in the demo's directory.
+    #[default]
+    Embedded,
+    /// A cluster, with a keyspace of the demo's own, and SQS.
+    Cluster {
+        /// Nodes to begin with, with commas between.
+        nodes: String,
+        /// Where SQS is; the embedded queue if `None`.
+        sqs_endpoint: Option<String>,
+    },
+}
+
+/// The parts as they were made; what was started for them ends with this.
+pub(super) struct Made {
+    /// The configuration file that the workers read.
+    pub file: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    /// The waits.
+    pub timing: Timing,
+    /// What to undo at the end, where it is not a file in the directory.
+    pub keyspace: Option<String>,
+    kms: Option<JoinHandle<()>>,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(kms) = &self.kms {
+            kms.abort();
+        }
+    }
+}
+
+/// Makes everything in `dir`, and on the servers.
+pub(super) async fn make(
+    parts: &Parts,
+    dir: &Path,
+    clock: &SharedClock,
+) -> Result<Made, DemoError> {
+    let file = dir.join("rekeyd.toml");
+    let mut text = head(dir);
+    let mut keyspace = None;
+    let mut kms = None;
+    match parts {
+        Parts::Embedded => {
+            text += &format!("[kms]\ncaller = \"{WORKER}\"\nrate_per_s = 100000\n");
+        }
+        Parts::Cluster {
+            nodes,
+            sqs_endpoint,
+        } => {
+            let name = format!("{PREFIX}{:08x}", rand::random::<u32>());
+            let credentials = write_credentials(dir)?;
+            text += &format!(
+                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = \"{name}\"\n\n",
+                quoted(nodes)
+            );
+            if let Some(endpoint) = sqs_endpoint {
+                let url = make_queue(endpoint, &name, &credentials, clock).await?;
+                text += &format!(
+                    "[queue]\nkind = \"sqs\"\nurl = {}\nendpoint = {}\nregion = \"{REGION}\"\nwait_s = 1\n\n",
+                    quoted(&url),
+                    quoted(endpoint)
+                );
+            }
+            let (endpoint, server) = serve_ring(dir, clock).await?;
+            kms = Some(server);
+            text += &format!(
+                "[kms]\nkind = \"aws\"\nendpoint = {0}\nsts_endpoint = {0}\naccount = \"111122223333\"\nrate_per_s = 100000\n\n",
+                quoted(&endpoint)
+            );
+            text += &format!(
+                "[aws]\nprofile = \"{WORKER}\"\ncredentials_file = {}\n",
+                quoted(&credentials.to_string_lossy())
+            );
+            keyspace = Some(name);
+        }
+    }
+    fs::write(&file, text).map_err(|e| DemoError::io("write", &file, e))?;
+    let config = config::load(Some(&file), [], [])?.config;
+    let timing = if keyspace.is_some() {
+        make_tables(&config, clock).await?
+    } else {
+        wiring::init(&config, &Timing::demo(), clock).await?
+    };
+    Ok(Made {
+        file,
+        config,
+        timing,
+        keyspace,
+        kms,
+    })
+}
+
+/// Removes what is on the servers and was made for the demo alone.
+pub(super) async fn remove(config: &Config, clock: &SharedClock) -> Result<(), DemoError> {
+    if config.store.kind.is_cluster() {
+        let cluster = wiring::cluster(config, clock).await?;
+        Schema::drop_keyspace(&cluster, PREFIX).await?;
+    }
+    Ok(())
+}
+
+/// What the keyspaces of demos begin with; no other is ever dropped.
+const PREFIX: &str = "rekeyd_demo_";
+const REGION: &str = "eu-west-1";
+
+/// A budget that does not bind, for the key ring is no service that others wait
+/// for; short waits between looks, so that there is much to see.
+fn head(dir: &Path) -> String {
+    format!(
+        "# Made by `rekeyd demo`.\ndata_dir = {}\n\n\
+         [worker]\npoll_ms = 50\ncheckpoint_ms = 100\n\n",
+        quoted(&dir.to_string_lossy())
+    )
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// Serves a new key ring by AWS KMS's protocol, on this machine only.
+async fn serve_ring(
+    dir: &Path,
+    clock: &SharedClock,
+) -> Result<(String, JoinHandle<()>), DemoError> {
+    let path = dir.join("keyring");
+    RingAdmin::create_with_key_file(&path)?;
+    let unlock = Unlock::KeyFile(path.join("ring.key"));
+    let ring = LocalKeyRing::open_with_clock(&path, WORKER, &unlock, clock.clone())?;
+    let listen = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    let (listener, address) = listen
+        .await
+        .map_err(|e| DemoError::io("listen for", &path, e))?;
+    let server = tokio::spawn(async move {
+        if let Err(error) = serve::serve(ring, listener, std::future::pending::<()>()).await {
+            tracing::error!(%error, "the key ring is served no more");
+        }
+    });
+    Ok((format!("http://{address}"), server))
+}
+
+/// Credentials for each part that the demo plays. The ring checks no signature:
+/// the access key id says who calls.
+fn write_credentials(dir: &Path) -> Result<PathBuf, DemoError> {
+    let path = dir.join("aws-credentials");
+    let text: String = [OPERATOR, IMPORTER, APP, WORKER]
+        .iter()
+        .map(|who| format!("[{who}]\naws_access_key_id = {who}\naws_secret_access_key = none\n\n"))
+        .collect();
+    fs::write(&path, text).map_err(|e| DemoError::io("write", &path, e))?;
+    Ok(path)
+}
+
+async fn make_queue(
+    endpoint: &str,
+    name: &str,
+    credentials: &Path,
+    clock: &SharedClock,
+) -> Result<String, DemoError> {
+    let base = endpoint.trim_end_matches('/');
+    let settings = SqsSettings {
+        credentials: Credentials {
+            profile: Some(OPERATOR.to_owned()),
+            file: Some(credentials.to_owned()),
+        },
+        // Not there yet; the name is what counts.
+        url: format!("{base}/000000000000/{name}"),
+        dead_letter_url: None,
+        endpoint: Some(endpoint.to_owned()),
+        region: Some(REGION.to_owned()),
+    };
+    Ok(sqs::create_for_trial(&settings, name, clock.clone()).await?)
+}
+
+/// As many copies as there are nodes, three at most.
+async fn make_tables(config: &Config, clock: &SharedClock) -> Result<Timing, DemoError> {
+    let cluster = wiring::cluster(config, clock).await?;
+    let (datacenter, nodes) = cluster.size();
+    let copies = u32::try_from(nodes.clamp(1, 3)).unwrap_or(1);
+    let done = Schema::apply(&cluster, Some(&Replication::of(&datacenter, copies))).await?;
+    if let Some(problem) = done.problems.first() {
+        return Err(DemoError::Unfit(problem.what.clone()));
+    }
+    drop(cluster);
+    let store = wiring::store(config, clock).await?;
+    Ok(Registry::new(store, clock.clone())
+        .init_timing(&Timing::demo())
+        .await?)
+}
