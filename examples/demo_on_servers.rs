@@ -25,7 +25,11 @@ async fn main() -> ExitCode {
     let endpoint = sqs().endpoint();
     // Beside this program, which stands in `examples`.
     let here = std::env::current_exe().expect("the system knows this program");
-    let program = here.ancestors().nth(2).expect("a target folder").join("rekeyd");
+    let program = here
+        .ancestors()
+        .nth(2)
+        .expect("a target folder")
+        .join("rekeyd");
     let mut demo = Command::new(&program)
         .args(["demo", "--store", "cassandra", "--nodes"])
         .arg(cluster.nodes().join(","))

@@ -162,7 +162,12 @@ async fn set_up(
     let scene = Arc::new(Scene::make(&options.parts, place.path()).await?);
     show.detail(&format!("directory  {}", place.path().display()));
     if let Some(keyspace) = &scene.made.keyspace {
-        let queue = scene.config.queue.url.as_deref().unwrap_or("the embedded one");
+        let queue = scene
+            .config
+            .queue
+            .url
+            .as_deref()
+            .unwrap_or("the embedded one");
         show.detail(&format!("keyspace   {keyspace}"));
         show.detail(&format!("queue      {queue}"));
         show.detail("KMS        a key ring, by AWS KMS's protocol");

@@ -23,11 +23,11 @@ mod cluster;
 mod copy;
 mod faults;
 mod keeper;
+mod kms;
 mod network;
 mod nodes_die;
 mod queue;
 mod roles;
-mod kms;
 mod servers;
 // Shared with other test programs, which use the rest.
 #[allow(dead_code, unused_imports)]

@@ -77,7 +77,7 @@ pub(super) async fn make(
             let name = format!("{PREFIX}{:08x}", rand::random::<u32>());
             let credentials = write_credentials(dir)?;
             text += &format!(
-                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = \"{name}\"\n\n",
+                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = \"{name}\"\nrequest_timeout_ms = 1000\n\n",
                 quoted(nodes)
             );
             if let Some(endpoint) = sqs_endpoint {

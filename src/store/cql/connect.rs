@@ -78,7 +78,9 @@ impl Cluster {
         let home = home.or_else(|| state.get_nodes_info().iter().find_map(|n| of(n)));
         let home = home.unwrap_or_else(|| "datacenter1".to_owned());
         let nodes = state.get_nodes_info().iter();
-        let nodes = nodes.filter(|node| of(node).as_ref() == Some(&home)).count();
+        let nodes = nodes
+            .filter(|node| of(node).as_ref() == Some(&home))
+            .count();
         (home, nodes)
     }
 
