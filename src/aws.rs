@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -13,6 +14,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 pub use aws_config::SdkConfig;
 
@@ -71,8 +73,19 @@ pub struct Credentials {
 impl Credentials {
     /// What gives them, if not the usual chain.
     pub fn provider(&self) -> Option<SharedCredentialsProvider> {
-        let mut builder =
-            ProfileFileCredentialsProvider::builder().profile_name(self.profile.as_ref()?);
+        let profile = self.profile.as_ref()?;
+        // A profile may lead to a role or to a machine's own: calls to STS, SSO
+        // or the machine's metadata. This crate has no client by default.
+        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())
+            .map(Region::new);
+        let calls = ProviderConfig::without_region()
+            .with_region(region)
+            .with_http_client(http_client());
+        let mut builder = ProfileFileCredentialsProvider::builder()
+            .configure(&calls)
+            .profile_name(profile);
         if let Some(file) = &self.file {
             let files = EnvConfigFiles::builder()
                 .include_default_config_file(true)
@@ -82,6 +95,12 @@ impl Credentials {
         }
         Some(SharedCredentialsProvider::new(builder.build()))
     }
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .build_https()
 }
 
 /// The set-up of a client. `region` from the environment, the profile or the
@@ -112,11 +131,8 @@ pub async fn sdk_config_as(
     limits: TimeLimits,
 ) -> Result<SdkConfig, LogError> {
     check_body_tracing()?;
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http)
+        .http_client(http_client())
         .retry_config(RetryConfig::disabled())
         .timeout_config(limits.into())
         // The limits above bound every call. This would end a long poll.
