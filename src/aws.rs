@@ -73,11 +73,19 @@ pub struct Credentials {
 impl Credentials {
     /// What gives them, if not the usual chain.
     pub fn provider(&self) -> Option<SharedCredentialsProvider> {
-        let mut builder =
-            ProfileFileCredentialsProvider::builder().profile_name(self.profile.as_ref()?);
-        // For a profile that leads to a role, a process or a web identity.
-        let provider = ProviderConfig::without_region().with_http_client(http_client());
-        builder = builder.configure(&provider);
+        let profile = self.profile.as_ref()?;
+        // A profile may lead to a role or to a machine's own: calls to STS, SSO
+        // or the machine's metadata. This crate has no client by default.
+        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())
+            .map(Region::new);
+        let calls = ProviderConfig::without_region()
+            .with_region(region)
+            .with_http_client(http_client());
+        let mut builder = ProfileFileCredentialsProvider::builder()
+            .configure(&calls)
+            .profile_name(profile);
         if let Some(file) = &self.file {
             let files = EnvConfigFiles::builder()
                 .include_default_config_file(true)

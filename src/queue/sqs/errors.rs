@@ -28,12 +28,12 @@ where
     match error {
         SdkError::ServiceError(answer) => {
             let meta = answer.err().meta();
-            by_code(
-                asked,
-                meta.code().unwrap_or("no code"),
-                answer.raw().status().as_u16(),
-                meta.message().unwrap_or_default(),
-            )
+            let status = answer.raw().status().as_u16();
+            match meta.code() {
+                Some(code) => by_code(asked, code, status, meta.message().unwrap_or_default()),
+                // SQS always gives one: this is a proxy, or an answer cut short.
+                None => transient(asked, &format!("an answer that is none of SQS ({status})")),
+            }
         }
         SdkError::TimeoutError(_) => transient(asked, "no answer in time"),
         _ => match credentials(error) {

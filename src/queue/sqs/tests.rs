@@ -172,6 +172,7 @@ async fn the_old_spelling_in_a_header_is_understood() {
 async fn what_is_no_answer_passes() {
     for reply in [
         Some(answer(200, "", "not json")),
+        Some(answer(403, "", "<html>no entry</html>")),
         Some(answer(502, "", "<html>bad gateway</html>")),
         Some("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_owned()),
         Some(String::new()),
