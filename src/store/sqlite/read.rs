@@ -65,7 +65,7 @@ fn blob<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8]> {
 }
 
 fn record(row: &Row<'_>) -> Result<RecordId> {
-    RecordId::new(blob(row, 0)?).map_err(|err| {
+    RecordId::from_slice(blob(row, 0)?).map_err(|err| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(err))
     })
 }
