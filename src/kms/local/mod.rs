@@ -131,14 +131,20 @@ impl LocalKeyRing {
         let arrived = self.clock.boot();
         let outcome = match self.admit(&call) {
             Err(refusal) => Err(refusal),
-            Ok(latency) => {
-                if !latency.is_zero() {
-                    tokio::time::sleep(latency).await;
+            // Without latency it is one moment, and one look at the ring.
+            Ok((ring, latency)) if latency.is_zero() => self.answer(&ring, &call, answer),
+            Ok((_, latency)) => {
+                tokio::time::sleep(latency).await;
+                match self.ring() {
+                    Ok(ring) => self.answer(&ring, &call, answer),
+                    Err(error) => Err(error.into()),
                 }
-                self.answer(&call, answer)
             }
         };
-        let request_id = uuid::Uuid::new_v4().to_string();
+        // Only to find a call again: the thread's own generator will do.
+        let request_id = uuid::Builder::from_random_bytes(rand::random())
+            .into_uuid()
+            .to_string();
         let record = CallRecord {
             ts: self.clock.wall().to_string(),
             request_id: request_id.clone(),
@@ -169,8 +175,8 @@ impl LocalKeyRing {
         })
     }
 
-    /// The latency of a call that may come in.
-    fn admit(&self, call: &Call<'_>) -> Result<Duration, Refusal> {
+    /// The ring at a call's arrival and the call's latency, if it may come in.
+    fn admit(&self, call: &Call<'_>) -> Result<(Arc<Ring>, Duration), Refusal> {
         let ring = self.ring()?;
         let mut latency_ms = 0;
         for fault in ring.faults(call.operation, &self.caller) {
@@ -188,17 +194,17 @@ impl LocalKeyRing {
                 Effect::Error { .. } => {}
             }
         }
-        Ok(Duration::from_millis(latency_ms))
+        Ok((ring, Duration::from_millis(latency_ms)))
     }
 
     /// Every check that precedes the answer, in AWS's order: the CMK is there,
     /// the policy allows, the state allows.
     fn answer<T>(
         &self,
+        ring: &Ring,
         call: &Call<'_>,
         answer: impl FnOnce(&Ring) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let ring = self.ring()?;
         for fault in ring.faults(call.operation, &self.caller) {
             if let Effect::Error { code, message } = &fault.effect {
                 return Err(Refusal::new(code, message));
@@ -228,7 +234,7 @@ impl LocalKeyRing {
                 usable(cmk, key.state).map_err(|refusal| refusal.on(side))?;
             }
         }
-        answer(&ring)
+        answer(ring)
     }
 }
 
