@@ -29,6 +29,7 @@ mod stream;
 mod triage;
 mod unwrap;
 mod verify;
+mod views;
 mod work;
 mod wraps;
 mod write;
@@ -40,6 +41,7 @@ use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 
 pub use parking::Parking;
 pub use patience::{Passing, patiently};
+pub use views::Views;
 
 use crate::audit::{AuditError, AuditLog};
 use crate::clock::SharedClock;
@@ -155,8 +157,10 @@ pub struct TaskRun {
     pub room: Arc<Semaphore>,
     /// The task's row, held.
     pub hold: Arc<TaskHold>,
+    /// The registry's rows of its channels.
+    pub views: Views,
     /// The CMKs that may be used, read again when one is missing.
-    pub allow_list: RwLock<AllowList>,
+    pub allow_list: RwLock<Arc<AllowList>>,
     /// The CMKs of epochs, as later jobs have named them; read when one is met.
     pub later_epochs: RwLock<BTreeMap<Epoch, CmkArn>>,
     /// Turns true when the worker is asked to stop: finish what is in flight,

@@ -17,6 +17,7 @@ use crate::store::{SharedStore, StoreError, StoreErrorClass};
 /// large enough that claims cost little.
 pub const SLICES_PER_TASK: u64 = 256;
 
+/// Names of slices that are listed at once.
 const PAGE: usize = 1000;
 
 /// Walks the slices of an organization in order, channel by channel.
@@ -27,6 +28,7 @@ pub struct SliceWalk {
     channel: Option<ChannelId>,
     in_channel: bool,
     after: Option<String>,
+    listed_at_once: usize,
     page: std::vec::IntoIter<SliceId>,
 }
 
@@ -40,8 +42,16 @@ impl SliceWalk {
             channel: from.map(|s| s.channel.clone()),
             in_channel: from.is_some(),
             after: from.and_then(|s| s.hour.previous()).map(|h| h.to_string()),
+            listed_at_once: PAGE,
             page: Vec::new().into_iter(),
         }
+    }
+
+    /// Lists no more than so many slices at once: for who wants no more of them.
+    #[must_use]
+    fn for_about(mut self, slices: u64) -> Self {
+        self.listed_at_once = usize::try_from(slices).unwrap_or(PAGE).clamp(1, PAGE);
+        self
     }
 
     /// The next slice, or `None` after the last.
@@ -71,11 +81,12 @@ impl SliceWalk {
     async fn next_page(&mut self, channel: &ChannelId) -> Result<(), TaskError> {
         let names = patiently(self.registry.clock(), || {
             let (group, after) = (channel.as_str(), self.after.as_deref());
+            let limit = self.listed_at_once;
             self.store
-                .list_slices(&self.org, Kind::Message, group, after, PAGE)
+                .list_slices(&self.org, Kind::Message, group, after, limit)
         })
         .await?;
-        self.in_channel = names.len() == PAGE;
+        self.in_channel = names.len() == self.listed_at_once;
         self.after = names.last().cloned();
         let mut slices = Vec::with_capacity(names.len());
         for name in &names {
@@ -181,7 +192,9 @@ pub(super) async fn slices_of_task(
             shared.registry.clone(),
             task.org.clone(),
             Some(&from),
-        );
+        )
+        // And the next task's first, which ends it.
+        .for_about(row.planned + 1);
         while let Some(slice) = walk.next().await? {
             if task.stopping() || row.to.as_ref().is_some_and(|to| slice >= *to) {
                 break;

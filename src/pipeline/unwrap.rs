@@ -56,7 +56,7 @@ pub type Answers = HashMap<KeyId, Result<(), KeyFault>>;
 
 #[derive(Default)]
 struct State {
-    rows: Option<SliceKeys>,
+    rows: Option<Arc<SliceKeys>>,
     opened: HashMap<KeyId, Result<Arc<CellKey>, KeyFault>>,
     sealing: Option<(Desired, Result<Arc<CellKey>, KeyFault>)>,
 }
@@ -88,7 +88,7 @@ impl SliceKeyRing {
         &self,
         task: &TaskRun,
         key_id: Option<KeyId>,
-    ) -> Result<SliceKeys, TaskError> {
+    ) -> Result<Arc<SliceKeys>, TaskError> {
         let mut state = self.state.lock().await;
         self.load(task, &mut state, key_id).await?;
         Ok(state.rows.clone().unwrap_or_default())
@@ -106,7 +106,7 @@ impl SliceKeyRing {
         if !known {
             let shared = &task.shared;
             let rows = patiently(&shared.clock, || shared.store.read_keys(&self.address)).await?;
-            state.rows = Some(SliceKeys::parse(&rows));
+            state.rows = Some(Arc::new(SliceKeys::parse(&rows)));
         }
         Ok(())
     }
@@ -172,7 +172,6 @@ async fn open_page(task: &TaskRun, mut page: Page) -> Result<OpenablePage, TaskE
     let slice = page.tally.slice.clone();
     let mut effort = Effort::default();
     let mut state = slice.keys.state.lock().await;
-    slice.keys.load(task, &mut state, None).await?;
     for id in key_ids(&page.cells) {
         if !state.opened.contains_key(&id) {
             let opened =
@@ -432,6 +431,7 @@ async fn sealing_key(
         }
     }
     let scope = view.scope(slice.id.hour);
+    slice.keys.load(task, state, None).await?;
     let rows = state.rows.clone().unwrap_or_default();
     let found = match rows.sealing_key(&desired, &scope) {
         Some(row) => unwrap_row(task, row, &row.key_id(), effort).await?,

@@ -33,8 +33,8 @@ pub struct Slice {
     pub id: SliceId,
     /// Its data keys, opened once for all pages.
     pub keys: SliceKeyRing,
-    /// One permit: its pages are sealed and written one at a time, so that a
-    /// kill costs at most one of them.
+    /// Its pages are sealed and written one at a time, or two halves of one, so
+    /// that a kill costs at most one batch.
     pub turn: Arc<Semaphore>,
 }
 

@@ -28,12 +28,12 @@ pub(super) async fn choose(
     id: KeyId,
 ) -> Result<Result<KeyRowBody, CellError>, TaskError> {
     let floor = view.org_row.wrap_floor;
-    let known = task.allow_list.read().await.clone();
+    let known = Arc::clone(&*task.allow_list.read().await);
     match rows.wrap_to_open(id, &known, floor) {
         Err(CellError::CmkNotAllowed(_)) => {
             let fresh = task.shared.registry.allow_list(&task.org).await?;
             let answer = rows.wrap_to_open(id, &fresh, floor).cloned();
-            *task.allow_list.write().await = fresh;
+            *task.allow_list.write().await = Arc::new(fresh);
             Ok(answer)
         }
         answer => Ok(answer.cloned()),

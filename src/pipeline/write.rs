@@ -35,7 +35,11 @@ pub(super) async fn run(
                 None => more = false,
             },
             Some(tally) = writing.next(), if !writing.is_empty() => {
-                if done.send(tally?).await.is_err() {
+                let mut tally = tally?;
+                // Not by way of the checkpoint, which may be busy saving one.
+                tally.room = None;
+                tally.turn = None;
+                if done.send(tally).await.is_err() {
                     return Ok(());
                 }
             }

@@ -14,7 +14,7 @@ use crate::clock::BootTime;
 use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
-use crate::pipeline::{self, Ended, TaskError, TaskRun};
+use crate::pipeline::{self, Ended, TaskError, TaskRun, Views};
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 
@@ -213,7 +213,8 @@ async fn run_task(
     // the task any more.
     let (stop_task, stopped) = watch::channel(false);
     let run = Arc::new(TaskRun {
-        allow_list: RwLock::new(shared.registry.allow_list(&request.org).await?),
+        allow_list: RwLock::new(Arc::new(shared.registry.allow_list(&request.org).await?)),
+        views: Views::default(),
         later_epochs: RwLock::default(),
         shared: shared.clone(),
         job: request.job_id,

@@ -159,14 +159,20 @@ impl LocalKeyRing {
         let arrived = clock.boot();
         let outcome = match self.admit(call.operation) {
             Err(refusal) => Err(refusal),
-            Ok(latency) => {
-                if !latency.is_zero() {
-                    tokio::time::sleep(latency).await;
+            // Without latency it is one moment, and one look at the ring.
+            Ok((ring, latency)) if latency.is_zero() => self.answer(&ring, &call, answer),
+            Ok((_, latency)) => {
+                tokio::time::sleep(latency).await;
+                match self.ring() {
+                    Ok(ring) => self.answer(&ring, &call, answer),
+                    Err(error) => Err(error.into()),
                 }
-                self.answer(&call, answer)
             }
         };
-        let request_id = uuid::Uuid::new_v4().to_string();
+        // Only to find a call again: the thread's own generator will do.
+        let request_id = uuid::Builder::from_random_bytes(rand::random())
+            .into_uuid()
+            .to_string();
         let record = CallRecord {
             ts: clock.wall().to_string(),
             request_id: request_id.clone(),
@@ -195,8 +201,8 @@ impl LocalKeyRing {
         }
     }
 
-    /// The latency of a call that may come in.
-    fn admit(&self, operation: &str) -> Result<Duration, Refusal> {
+    /// The ring at a call's arrival and the call's latency, if it may come in.
+    fn admit(&self, operation: &str) -> Result<(Arc<Ring>, Duration), Refusal> {
         let ring = self.ring()?;
         let mut latency_ms = 0;
         for fault in ring.faults(operation, &self.caller) {
@@ -215,18 +221,18 @@ impl LocalKeyRing {
                 Effect::Error { .. } => {}
             }
         }
-        Ok(Duration::from_millis(latency_ms))
+        Ok((ring, Duration::from_millis(latency_ms)))
     }
 
     /// Every check that precedes the answer, in AWS's order: the CMK is there,
     /// the policy allows, the state allows.
     fn answer<T>(
         &self,
+        ring: &Ring,
         call: &Call<'_>,
         answer: impl FnOnce(&Ring, &EncryptionContext) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let ring = self.ring()?;
-        self.faulty(&ring, call.operation)?;
+        self.faulty(ring, call.operation)?;
         let now_ms = self.ring.clock.wall().unix_ms();
         for (index, (cmk, permission)) in call.uses.iter().enumerate() {
             let side = (call.uses.len() == 2).then_some([Side::Source, Side::Target][index]);
@@ -251,7 +257,7 @@ impl LocalKeyRing {
                 usable(cmk, key.state).map_err(|refusal| refusal.on(side))?;
             }
         }
-        answer(&ring, &call.context)
+        answer(ring, &call.context)
     }
 
     /// Fails as the faults that are set say.

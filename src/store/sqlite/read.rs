@@ -65,7 +65,7 @@ fn blob<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8]> {
 }
 
 fn record(row: &Row<'_>) -> Result<RecordId> {
-    RecordId::new(blob(row, 0)?).map_err(|err| {
+    RecordId::from_slice(blob(row, 0)?).map_err(|err| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(err))
     })
 }
@@ -295,4 +295,42 @@ pub(super) fn control_partitions(
         row.get(0)
     })?
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::ids::{Hour, Place};
+    use crate::store::sqlite::schema;
+
+    /// SQLite can look at the values asked for and then plans anew for others,
+    /// at several times the cost of the read.
+    #[test]
+    fn a_kept_statement_is_not_planned_again_for_other_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        schema::create(&path).unwrap();
+        let conn = schema::connect(&path).unwrap();
+        let limit = PageLimit {
+            rows: 9,
+            bytes: 9999,
+        };
+        for n in 0..3u64 {
+            let partition = Partition {
+                org: OrgId::new(format!("org{n}")).unwrap(),
+                place: Place::random(),
+                hour: Hour::of_unix_seconds(3600 * n).unwrap(),
+            };
+            let after = RecordId::new(vec![n as u8]).unwrap();
+            page(&conn, &partition, Some(&after), limit, WallTime(0)).unwrap();
+            cell(&conn, &partition, &after, WallTime(0)).unwrap();
+        }
+        for sql in [PAGE, CELL] {
+            let kept = conn.prepare_cached(sql).unwrap();
+            assert_eq!(kept.get_status(StatementStatus::Run), 3, "{sql}");
+            assert_eq!(kept.get_status(StatementStatus::RePrepare), 0, "{sql}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::errors;
@@ -225,6 +226,10 @@ fn try_connect(path: &Path) -> Result<Connection, Refused> {
          PRAGMA temp_store = MEMORY;
          PRAGMA trusted_schema = OFF;",
     )?;
+    // A plan that does not depend on the values asked for. Else SQLite looks at
+    // them, and parses and plans a kept statement again for each new value, which
+    // costs more than most reads here.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.set_prepared_statement_cache_capacity(32);
     Ok(conn)
 }

@@ -83,7 +83,7 @@ async fn assume_role<'a>(
     ring: &LocalKeyRing,
     field: impl Fn(&str) -> Option<&'a str>,
 ) -> Result<String, Refusal> {
-    let latency = ring.admit(ASSUME_ROLE)?;
+    let (_, latency) = ring.admit(ASSUME_ROLE)?;
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }

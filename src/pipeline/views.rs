@@ -1,0 +1,73 @@
+//! The registry as a task sees it. Neighbouring slices are mostly of one channel,
+//! so what is read for one serves the next while it is young.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::ids::{ChannelId, OrgId};
+use crate::pipeline::patience::patiently;
+use crate::pipeline::{Shared, TaskError};
+use crate::registry::ChannelView;
+
+/// Channels that are kept. A task has few at a time, for it goes through them in
+/// order.
+const KEPT: usize = 128;
+
+type Latest = Arc<tokio::sync::Mutex<Option<Arc<ChannelView>>>>;
+
+/// The views of a task, by channel.
+#[derive(Default)]
+pub struct Views(Mutex<HashMap<ChannelId, Latest>>);
+
+impl Views {
+    /// A view to begin with: read now or a little ago. A write may be as old as
+    /// `row_age`, and its view with it (I4), so a quarter of that leaves the most
+    /// of it for the work.
+    pub(super) async fn young(
+        &self,
+        shared: &Shared,
+        org: &OrgId,
+        channel: &ChannelId,
+    ) -> Result<Arc<ChannelView>, TaskError> {
+        let latest = self.of(channel);
+        // Held while it is read, so that slices which come together ask once.
+        let mut latest = latest.lock().await;
+        if let Some(view) = &*latest
+            && shared.clock.boot().since(view.read_at) < shared.timing.row_age() / 4
+        {
+            return Ok(view.clone());
+        }
+        let view = read(shared, org, channel).await?;
+        *latest = Some(view.clone());
+        Ok(view)
+    }
+
+    /// A view that is read now, whatever is kept.
+    pub(super) async fn fresh(
+        &self,
+        shared: &Shared,
+        org: &OrgId,
+        channel: &ChannelId,
+    ) -> Result<Arc<ChannelView>, TaskError> {
+        let view = read(shared, org, channel).await?;
+        *self.of(channel).lock().await = Some(view.clone());
+        Ok(view)
+    }
+
+    fn of(&self, channel: &ChannelId) -> Latest {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= KEPT && !all.contains_key(channel) {
+            all.clear();
+        }
+        all.entry(channel.clone()).or_default().clone()
+    }
+}
+
+async fn read(
+    shared: &Shared,
+    org: &OrgId,
+    channel: &ChannelId,
+) -> Result<Arc<ChannelView>, TaskError> {
+    let view = patiently(&shared.clock, || shared.registry.view(org, channel)).await?;
+    Ok(Arc::new(view))
+}
