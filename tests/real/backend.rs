@@ -257,6 +257,11 @@ pub const KILLS_BY_DEFAULT: u64 = 3;
 /// Longest a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The waits of a rig, unless a test asks for others.
+pub fn usual_waits() -> Timing {
+    short_waits()
+}
+
 /// Short waits that two cores with a server in Java beside them can keep.
 pub fn short_waits() -> Timing {
     let mut t = Timing {

@@ -18,7 +18,7 @@ use super::{keeper, ports};
 /// which takes some seconds and blocks its thread.
 pub fn cassandra() -> &'static Cassandra {
     static NODE: OnceLock<Cassandra> = OnceLock::new();
-    NODE.get_or_init(|| Cassandra::start(&Sizing::SMALL))
+    NODE.get_or_init(|| Cassandra::start(&Sizing::SHARED))
 }
 
 /// A Cassandra node on 127.0.0.1.
@@ -104,6 +104,13 @@ impl Sizing {
     /// Starts soon and takes little: for tests.
     pub const SMALL: Self = Self {
         heap: "256m",
+        jit: "c1",
+    };
+
+    /// Holds the keyspaces of all the tests of a process: a table takes about
+    /// 1 MB of the heap as soon as it is written to.
+    pub const SHARED: Self = Self {
+        heap: "2g",
         jit: "c1",
     };
 

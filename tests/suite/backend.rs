@@ -66,6 +66,11 @@ pub const KILLS_BY_DEFAULT: u64 = 6;
 /// Longest a test waits for anything.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// The waits of a rig, unless a test asks for others.
+pub fn usual_waits() -> Timing {
+    Timing::demo()
+}
+
 /// Waits still smaller than the demo's, for most of a scenario is waiting.
 pub fn short_waits() -> Timing {
     let mut t = Timing {

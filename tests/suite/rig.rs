@@ -23,7 +23,7 @@ use rekeyd::worker::WorkerError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, usual_waits};
 
 // Not every program that has a rig uses both.
 #[allow(unused_imports)]
@@ -51,7 +51,7 @@ pub struct Rig {
 impl Rig {
     /// An organization `acme` under one CMK, with a second one allowed.
     pub async fn new() -> Self {
-        Self::with_timing(&Timing::demo()).await
+        Self::with_timing(&usual_waits()).await
     }
 
     /// The same, in a store with other waits.
