@@ -43,7 +43,7 @@ pub enum RegistryError {
     Refused(#[from] Refusal),
     /// The store has no timing row.
     #[error(
-        "the store has no timing row: it was not set up by `rekeyd`, or its set-up was interrupted; create it again"
+        "the store has no timing row: it was not set up, or its set-up was interrupted; `rekeyd init` (embedded) or `rekeyd schema apply` (ScyllaDB, Cassandra) makes it"
     )]
     NoTiming,
     /// The timing row breaks a rule.
