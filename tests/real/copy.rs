@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream;
 use rekeyd::clock::SystemClock;
 use rekeyd::pipeline::plan::SliceWalk;
-use rekeyd::registry::Registry;
+use rekeyd::registry::{Registry, RegistryError};
 use rekeyd::store::{
     CellWrite, Consistency, ControlTable, ControlWrite, Expect, PageLimit, SharedStore, SliceKey,
     StoreErrorClass, StoreResult,
@@ -40,7 +40,11 @@ pub async fn store(from: &SharedStore, to: &SharedStore) {
                 for key in patiently(async || from.read_keys(&address).await).await {
                     patiently(async || to.insert_key(&address, &key).await).await;
                 }
-                let view = registry.view(org, &slice.channel).await.unwrap();
+                let view = patiently(async || match registry.view(org, &slice.channel).await {
+                    Err(RegistryError::Store(error)) => Err(error),
+                    other => Ok(other.unwrap()),
+                });
+                let view = view.await;
                 cells(&view.partition(slice.hour), from, to).await;
             })
             .await;

@@ -24,7 +24,7 @@ async fn a_rewrap_is_proven_by_roles_that_see_no_key_of_the_old_cmk() {
         .await;
     let forbid = |cmk: &CmkArn, caller: &str, permissions: &[Permission]| {
         let rule = DenyRule {
-            id: format!("{caller}-{}", uuid::Uuid::new_v4()),
+            id: uuid::Uuid::new_v4().to_string(),
             cmks: vec![cmk.clone()],
             permissions: permissions.to_vec(),
             context: BTreeMap::new(),

@@ -16,7 +16,7 @@ use scylla::value::{CqlValue, Row};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::CqlStore;
+use super::Requests;
 use super::ambiguity::{Found, Judgement, judge};
 use super::connect::Cluster;
 use super::errors::{self, Failure};
@@ -47,7 +47,7 @@ impl Cluster {
     }
 }
 
-impl CqlStore {
+impl Requests {
     pub(super) async fn rows(
         &self,
         table: ControlTable,

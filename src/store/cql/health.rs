@@ -5,7 +5,7 @@ use std::time::Duration;
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::Statement;
 
-use super::CqlStore;
+use super::Requests;
 use super::connect::Cluster;
 use super::errors::{self, Failure};
 use crate::store::{
@@ -23,7 +23,7 @@ const READINGS: usize = 3;
 /// Nodes whose clocks are read.
 const NODES: usize = 32;
 
-impl CqlStore {
+impl Requests {
     pub(super) async fn look(&self) -> StoreResult<StoreHealth> {
         let mut problems = self.cluster.schema_problems().await?;
         if problems.is_empty() {

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use scylla::response::PagingState;
 
-use super::CqlStore;
+use super::Requests;
 use super::errors::{self, Failure};
 use super::limiter::Does;
 use crate::crypto::KeyId;
@@ -25,7 +25,7 @@ const LISTING: &str = "listing slices";
 /// Rows of one answer: key rows are some hundred bytes.
 const PAGE: i32 = 500;
 
-impl CqlStore {
+impl Requests {
     pub(super) async fn add_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
         // Epochs are below 2^28.
         let epoch = key.wrap_epoch.get() as i32;

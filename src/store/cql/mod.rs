@@ -35,6 +35,11 @@ mod statements;
 mod tables;
 mod write;
 
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
 use crate::clock::{SharedClock, WriteTime};
 use crate::config::StoreConfig;
 use crate::ids::{OrgId, RecordId};
@@ -42,7 +47,8 @@ use crate::scope::Kind;
 
 use super::{
     Applied, CellWrite, Consistency, ControlRow, ControlTable, ControlWrite, KeyRow, Page,
-    PageLimit, Partition, SliceKey, Store, StoreHealth, StorePace, StoreResult, StoredCell,
+    PageLimit, Partition, SliceKey, Store, StoreError, StoreErrorClass, StoreHealth, StorePace,
+    StoreResult, StoredCell,
 };
 use batch_size::BatchSize;
 use limiter::Limiter;
@@ -55,6 +61,11 @@ pub use server::Server;
 
 /// A store on a cluster that speaks CQL. Any number of processes may use it.
 pub struct CqlStore {
+    requests: Arc<Requests>,
+}
+
+/// What each request needs; the files beside this one have them.
+struct Requests {
     cluster: Cluster,
     statements: Statements,
     limiter: Limiter,
@@ -79,18 +90,44 @@ impl CqlStore {
     /// A store on a cluster that is connected already.
     pub async fn on(cluster: Cluster) -> StoreResult<Self> {
         let statements = Statements::prepare(&cluster).await?;
-        Ok(Self {
+        let requests = Requests {
             limiter: Limiter::new(cluster.requests_in_flight),
             batch_size: BatchSize::new(),
             sizes: Sizes::default(),
             statements,
             cluster,
+        };
+        Ok(Self {
+            requests: Arc::new(requests),
         })
     }
 
     /// What a batch may hold now: rows, bytes.
     pub fn batch_limit(&self) -> (usize, usize) {
-        self.batch_size.now()
+        self.requests.batch_size.now()
+    }
+
+    /// Runs a request for data as a task of its own, which ends with its answer or
+    /// when nobody waits for that any more.
+    ///
+    /// It holds a turn of the limiter. Were it to run only while its caller looks
+    /// at it, a caller with many requests who waits for something else for a
+    /// moment would keep all their turns, and what it waits for might need one.
+    async fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = StoreResult<T>> + Send + 'static,
+    ) -> StoreResult<T> {
+        let task = tokio::spawn(request.in_current_span());
+        match AbortOnDropHandle::new(task).await {
+            Ok(answer) => answer,
+            Err(end) => match end.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(StoreError::new(
+                    StoreErrorClass::Transient,
+                    "the process is ending",
+                )),
+            },
+        }
     }
 }
 
@@ -103,7 +140,15 @@ impl Store for CqlStore {
         limit: PageLimit,
         consistency: Consistency,
     ) -> StoreResult<Page> {
-        self.page(partition, after, limit, consistency).await
+        let requests = Arc::clone(&self.requests);
+        let partition = partition.clone();
+        let after = after.cloned();
+        self.run(async move {
+            requests
+                .page(&partition, after.as_ref(), limit, consistency)
+                .await
+        })
+        .await
     }
 
     async fn read_cell(
@@ -111,11 +156,17 @@ impl Store for CqlStore {
         partition: &Partition,
         record: &RecordId,
     ) -> StoreResult<Option<StoredCell>> {
-        self.cell(partition, record).await
+        let requests = Arc::clone(&self.requests);
+        let (partition, record) = (partition.clone(), record.clone());
+        self.run(async move { requests.cell(&partition, &record).await })
+            .await
     }
 
     async fn write_cells(&self, partition: &Partition, writes: &[CellWrite]) -> StoreResult<()> {
-        self.write(partition, writes).await
+        let requests = Arc::clone(&self.requests);
+        let (partition, writes) = (partition.clone(), writes.to_vec());
+        self.run(async move { requests.write(&partition, &writes).await })
+            .await
     }
 
     async fn delete_row(
@@ -124,8 +175,13 @@ impl Store for CqlStore {
         record: &RecordId,
         at: WriteTime,
     ) -> StoreResult<()> {
-        let statement = &self.statements.delete_row;
-        self.delete(statement, partition, record, at).await
+        let requests = Arc::clone(&self.requests);
+        let (partition, record) = (partition.clone(), record.clone());
+        self.run(async move {
+            let statement = &requests.statements.delete_row;
+            requests.delete(statement, &partition, &record, at).await
+        })
+        .await
     }
 
     async fn delete_cell(
@@ -134,20 +190,34 @@ impl Store for CqlStore {
         record: &RecordId,
         at: WriteTime,
     ) -> StoreResult<()> {
-        let statement = &self.statements.delete_cell;
-        self.delete(statement, partition, record, at).await
+        let requests = Arc::clone(&self.requests);
+        let (partition, record) = (partition.clone(), record.clone());
+        self.run(async move {
+            let statement = &requests.statements.delete_cell;
+            requests.delete(statement, &partition, &record, at).await
+        })
+        .await
     }
 
     async fn delete_partition(&self, partition: &Partition, at: WriteTime) -> StoreResult<()> {
-        self.delete_all(partition, at).await
+        let requests = Arc::clone(&self.requests);
+        let partition = partition.clone();
+        self.run(async move { requests.delete_all(&partition, at).await })
+            .await
     }
 
     async fn insert_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
-        self.add_key(slice, key).await
+        let requests = Arc::clone(&self.requests);
+        let (slice, key) = (slice.clone(), key.clone());
+        self.run(async move { requests.add_key(&slice, &key).await })
+            .await
     }
 
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>> {
-        self.keys_of(slice).await
+        let requests = Arc::clone(&self.requests);
+        let slice = slice.clone();
+        self.run(async move { requests.keys_of(&slice).await })
+            .await
     }
 
     async fn list_slices(
@@ -158,7 +228,15 @@ impl Store for CqlStore {
         after: Option<&str>,
         limit: usize,
     ) -> StoreResult<Vec<String>> {
-        self.slices(org, kind, group, after, limit).await
+        let requests = Arc::clone(&self.requests);
+        let (org, group) = (org.clone(), group.to_owned());
+        let after = after.map(str::to_owned);
+        self.run(async move {
+            requests
+                .slices(&org, kind, &group, after.as_deref(), limit)
+                .await
+        })
+        .await
     }
 
     async fn control_get(
@@ -167,7 +245,7 @@ impl Store for CqlStore {
         partition: &str,
         ids: &[&str],
     ) -> StoreResult<Vec<ControlRow>> {
-        self.rows(table, partition, ids).await
+        self.requests.rows(table, partition, ids).await
     }
 
     async fn control_list(
@@ -178,7 +256,9 @@ impl Store for CqlStore {
         after: Option<&str>,
         limit: usize,
     ) -> StoreResult<Vec<ControlRow>> {
-        self.rows_from(table, partition, prefix, after, limit).await
+        self.requests
+            .rows_from(table, partition, prefix, after, limit)
+            .await
     }
 
     async fn control_partitions(
@@ -187,7 +267,7 @@ impl Store for CqlStore {
         after: Option<&str>,
         limit: usize,
     ) -> StoreResult<Vec<String>> {
-        self.partitions(table, after, limit).await
+        self.requests.partitions(table, after, limit).await
     }
 
     async fn control_apply(
@@ -196,18 +276,18 @@ impl Store for CqlStore {
         partition: &str,
         writes: &[ControlWrite],
     ) -> StoreResult<Applied> {
-        self.apply(table, partition, writes).await
+        self.requests.apply(table, partition, writes).await
     }
 
     async fn health(&self) -> StoreResult<StoreHealth> {
-        self.look().await
+        self.requests.look().await
     }
 
     async fn away(&self) -> StoreResult<Vec<String>> {
-        Ok(self.cluster.away())
+        Ok(self.requests.cluster.away())
     }
 
     fn pace(&self) -> Option<StorePace> {
-        Some(self.limiter.pace())
+        Some(self.requests.limiter.pace())
     }
 }

@@ -6,7 +6,7 @@ use scylla::response::PagingState;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
-use super::CqlStore;
+use super::Requests;
 use super::errors::{self, Failure};
 use super::limiter::Does;
 use crate::clock::WriteTime;
@@ -20,7 +20,7 @@ const WHAT: &str = "reading cells";
 /// A row as it is in the answer's bytes: nothing is copied that is not kept.
 type Row<'a> = (&'a [u8], Option<&'a [u8]>, Option<i64>, Option<i32>);
 
-impl CqlStore {
+impl Requests {
     pub(super) async fn page(
         &self,
         partition: &Partition,

@@ -4,7 +4,7 @@ use futures::future::try_join_all;
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 
-use super::CqlStore;
+use super::Requests;
 use super::batch_size;
 use super::errors::{Failure, Load};
 use super::limiter::Does;
@@ -18,7 +18,7 @@ const DELETING: &str = "deleting cells";
 /// The longest TTL there is, seconds: 20 years. Servers refuse more.
 const LONGEST_TTL_S: u32 = 630_720_000;
 
-impl CqlStore {
+impl Requests {
     pub(super) async fn write(
         &self,
         partition: &Partition,

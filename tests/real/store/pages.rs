@@ -1,5 +1,7 @@
 //! Pages by bytes, batches, classes of errors.
 
+use std::time::Duration;
+
 use rekeyd::clock::SystemClock;
 use rekeyd::store::cql::{Cluster, CqlStore, Password};
 use rekeyd::store::{Consistency, ControlTable, PageLimit, Store, StoreErrorClass, StoreResult};
@@ -99,6 +101,30 @@ async fn a_refused_batch_is_invalid_and_makes_the_next_smaller() {
     for write in writes {
         let bad = write.ttl_s > 0;
         assert_eq!(store.write_cells(&partition, &[write]).await.is_err(), bad);
+    }
+}
+
+/// A caller that has begun requests and does not look at them keeps nobody
+/// waiting.
+#[tokio::test]
+async fn a_request_that_nobody_looks_at_takes_no_turn_for_good() {
+    let mut config = new_keyspace().await;
+    config.requests_in_flight = 2;
+    let store = open(&config).await;
+    let partition = partition();
+    let limit = PageLimit {
+        rows: 10,
+        bytes: 1000,
+    };
+    let read = || Box::pin(store.read_page(&partition, None, limit, Consistency::Quorum));
+    let mut begun: Vec<_> = (0..4).map(|_| read()).collect();
+    for request in &mut begun {
+        assert!(futures::poll!(request).is_pending());
+    }
+    let another = tokio::time::timeout(Duration::from_secs(30), read()).await;
+    another.expect("it gets its turn").expect("read");
+    for request in begun {
+        request.await.expect("read");
     }
 }
 
