@@ -11,13 +11,13 @@ use rekeyd::crypto::{CellKey, KeyRowBody, NonceSource, cell, expiry};
 use rekeyd::demo::generate::Recipe;
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::{CmkArn, JobId, OrgId, WorkspaceId};
-use rekeyd::job::{JobBook, JobMessage, JobRow, JobState, Mode, RekeyRequest};
+use rekeyd::job::{BookError, JobBook, JobMessage, JobRow, JobState, Mode, RekeyRequest};
 use rekeyd::kms::local::{NewKey, RingAdmin};
 use rekeyd::kms::{ReasonCode, SharedKms, Use};
 use rekeyd::queue::SharedQueue;
 use rekeyd::registry::{Registry, Timing};
 use rekeyd::scope::{Locus, Scope};
-use rekeyd::store::{CellWrite, KeyRow, SharedStore, SliceKey};
+use rekeyd::store::{CellWrite, KeyRow, SharedStore, SliceKey, StoreErrorClass};
 use rekeyd::wiring;
 use rekeyd::worker::WorkerError;
 use tokio::sync::watch;
@@ -289,10 +289,12 @@ impl Rig {
     pub async fn wait(&self, job: JobId, what: &str, until: impl Fn(&JobRow) -> bool) -> JobRow {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
-                if let Some(found) = self.book.get(&self.org, job).await.unwrap()
-                    && until(&found.row)
-                {
-                    return found.row;
+                match self.book.get(&self.org, job).await {
+                    Ok(Some(found)) if until(&found.row) => return found.row,
+                    Ok(_) => {}
+                    // A node may be dead meanwhile.
+                    Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {}
+                    Err(error) => panic!("{error}"),
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
