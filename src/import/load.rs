@@ -31,6 +31,9 @@ use crate::store::{CellWrite, KeyRow, SharedStore, SliceKey, StoreError};
 /// Batches under way at once. Real slices are small, and each costs two durable
 /// writes and a call to the KMS: only many at once keep store and KMS busy.
 const BATCHES_IN_FLIGHT: usize = 512;
+/// The view of a channel, once there is one.
+type Latest = Arc<tokio::sync::Mutex<Option<Arc<ChannelView>>>>;
+
 /// Bytes of messages in memory at once, apart from one batch.
 const BYTES_IN_FLIGHT: usize = 64 << 20;
 /// A batch ends with its slice, or at this size.
@@ -135,7 +138,7 @@ pub struct Loader {
     workspace: WorkspaceId,
     timing: Timing,
     why: Use,
-    views: Mutex<HashMap<ChannelId, Arc<ChannelView>>>,
+    views: Mutex<HashMap<ChannelId, Latest>>,
     sealers: Mutex<Sealers>,
 }
 
@@ -283,7 +286,7 @@ impl Loader {
             // it is given up and done anew by a fresh view.
             let Ok(written) = tokio::time::timeout(self.timing.request_timeout(), write).await
             else {
-                self.forget(&batch.channel);
+                self.read_view(&batch.channel).await?;
                 continue;
             };
             written?;
@@ -305,26 +308,34 @@ impl Loader {
         self.clock.boot().since(view.read_at) < self.timing.status_time()
     }
 
-    fn views(&self) -> std::sync::MutexGuard<'_, HashMap<ChannelId, Arc<ChannelView>>> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget(&self, channel: &ChannelId) {
-        self.views().remove(channel);
-    }
-
     /// The channel's view, read again when half of its time is over.
     async fn view(&self, channel: &ChannelId) -> Result<Arc<ChannelView>, LoadError> {
-        let known = self.views().get(channel).cloned();
-        match known {
-            Some(view) if self.clock.boot().since(view.read_at) < self.timing.status_time() / 2 => {
-                Ok(view)
-            }
-            _ => self.read_view(channel).await,
-        }
+        let half = self.timing.status_time() / 2;
+        let is_young = |view: &ChannelView| self.clock.boot().since(view.read_at) < half;
+        self.view_if(channel, is_young).await
     }
 
+    /// A view that is read after this call, by this or another batch.
     async fn read_view(&self, channel: &ChannelId) -> Result<Arc<ChannelView>, LoadError> {
+        let asked = self.clock.boot();
+        self.view_if(channel, |view| view.read_at >= asked).await
+    }
+
+    /// The view that is known, if it will do, else a new one.
+    async fn view_if(
+        &self,
+        channel: &ChannelId,
+        will_do: impl Fn(&ChannelView) -> bool,
+    ) -> Result<Arc<ChannelView>, LoadError> {
+        let latest = {
+            let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+            views.entry(channel.clone()).or_default().clone()
+        };
+        // Held while it is read: hundreds of batches of one channel ask once.
+        let mut latest = latest.lock().await;
+        if let Some(view) = latest.as_ref().filter(|view| will_do(view)) {
+            return Ok(view.clone());
+        }
         let view = patiently(&self.clock, async || {
             self.registry
                 .ensure_channel(&self.org, &self.workspace, channel)
@@ -332,7 +343,7 @@ impl Loader {
         })
         .await?;
         let view = Arc::new(view);
-        self.views().insert(channel.clone(), view.clone());
+        *latest = Some(view.clone());
         Ok(view)
     }
 

@@ -6,14 +6,19 @@ use super::DemoError;
 use super::scene::Scene;
 use super::show::{Show, count, number};
 use super::workers::Workers;
+use crate::config::StoreKind;
 use crate::ids::JobId;
-use crate::job::{JobRow, JobState, Pass, TaskRow, TaskState};
+use crate::job::{BookError, JobRow, JobState, Pass, TaskRow, TaskState};
+use crate::store::StoreErrorClass;
 
 /// Between two looks at the job. Short, so that half of a small job is not
 /// missed.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same on a cluster, where each look is a few rounds of Paxos on rows that
+/// the workers need as well.
+const LOOK_AT_CLUSTER: Duration = Duration::from_millis(250);
 /// A job in which nothing moves for so long is stuck: the longest wait of the
-/// demo's timing is a little over two seconds.
+/// demo's timing is a few seconds.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// From a kill to the start of another worker, as whoever runs workers would
 /// start one.
@@ -52,16 +57,28 @@ pub async fn follow(
         takeovers: 0,
         held: 0,
     };
+    let pause = match scene.config.store.kind {
+        StoreKind::Sqlite => LOOK,
+        _ => LOOK_AT_CLUSTER,
+    };
     loop {
         workers.check()?;
-        if let Some(row) = watch.look(workers, kill_at_percent, show).await? {
-            return Ok(Followed {
-                takeovers: row.takeovers + watch.takeovers,
-                job: row,
-                kills: u64::from(watch.killed.is_some()),
-            });
+        match watch.look(workers, kill_at_percent, show).await {
+            Ok(None) => {}
+            Ok(Some(row)) => {
+                return Ok(Followed {
+                    takeovers: row.takeovers + watch.takeovers,
+                    job: row,
+                    kills: u64::from(watch.killed.is_some()),
+                });
+            }
+            // A node may be dead just now; the next look may find it back.
+            Err(DemoError::Book(BookError::Store(error)))
+                if error.class == StoreErrorClass::Transient
+                    && watch.moved.0.elapsed() < STUCK_AFTER => {}
+            Err(error) => return Err(error),
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn make(
             let name = format!("{PREFIX}{:08x}", rand::random::<u32>());
             let credentials = write_credentials(dir)?;
             text += &format!(
-                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = \"{name}\"\nrequest_timeout_ms = 1000\n\n",
+                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = \"{name}\"\nrequest_timeout_ms = 3000\n\n",
                 quoted(nodes)
             );
             if let Some(endpoint) = sqs_endpoint {
@@ -202,6 +202,20 @@ async fn make_queue(
     Ok(sqs::create_for_trial(&settings, name, clock.clone()).await?)
 }
 
+/// The demo's waits where requests go over a network: still short, but not so
+/// short that three nodes on one small machine cannot keep them.
+fn cluster_waits() -> Timing {
+    let mut waits = Timing {
+        status_time_ms: 3_000,
+        request_timeout_ms: 3_000,
+        row_age_ms: 3_000,
+        lease_ms: 6_000,
+        ..Timing::demo()
+    };
+    waits.drain_ms = waits.settle_ms();
+    waits
+}
+
 /// As many copies as there are nodes, three at most.
 async fn make_tables(config: &Config, clock: &SharedClock) -> Result<Timing, DemoError> {
     let cluster = wiring::cluster(config, clock).await?;
@@ -214,6 +228,16 @@ async fn make_tables(config: &Config, clock: &SharedClock) -> Result<Timing, Dem
     drop(cluster);
     let store = wiring::store(config, clock).await?;
     Ok(Registry::new(store, clock.clone())
-        .init_timing(&Timing::demo())
+        .init_timing(&cluster_waits())
         .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_on_a_cluster_keep_the_rules() {
+        cluster_waits().check().unwrap();
+    }
 }

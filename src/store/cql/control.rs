@@ -58,7 +58,7 @@ impl Requests {
             return Ok(Vec::new());
         }
         let get = &self.statements.control(table)?.get;
-        control_rows(&self.serial(get, (partition, ids)).await?)
+        control_rows(&self.serial(table, partition, get, (partition, ids)).await?)
     }
 
     pub(super) async fn rows_from(
@@ -78,7 +78,8 @@ impl Requests {
         }
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let list = &self.statements.control(table)?.list;
-        control_rows(&self.serial(list, (partition, from, &*until, limit)).await?)
+        let values = (partition, from, &*until, limit);
+        control_rows(&self.serial(table, partition, list, values).await?)
     }
 
     /// The server lists partitions in the order of their tokens. So each call
@@ -139,10 +140,10 @@ impl Requests {
         let mut wait = FIRST_WAIT;
         let mut is_ambiguous = false;
         loop {
-            match self.send(&change).await {
+            match self.send(table, partition, &change).await {
                 Ok(true) => return Ok(Applied::Yes),
                 Ok(false) if !is_ambiguous => return Ok(Applied::No),
-                Ok(false) => match self.look_back(statements, partition, writes, op).await {
+                Ok(false) => match self.look_back(table, partition, writes, op).await {
                     Ok(Judgement::Applied) => return Ok(Applied::Yes),
                     Ok(Judgement::NotApplied) => return Ok(Applied::No),
                     Ok(Judgement::Unknown) => {
@@ -199,7 +200,13 @@ impl Requests {
         Ok(Change::Batch(Box::new(batch), values))
     }
 
-    async fn send(&self, change: &Change<'_>) -> Result<bool, Failure> {
+    async fn send(
+        &self,
+        table: ControlTable,
+        partition: &str,
+        change: &Change<'_>,
+    ) -> Result<bool, Failure> {
+        let _turn = self.lines.turn(table, partition).await;
         let session = &self.cluster.session;
         let answer = match change {
             Change::One(statement, values) => session.execute_unpaged(statement, values).await,
@@ -210,13 +217,14 @@ impl Requests {
 
     async fn look_back(
         &self,
-        statements: &ControlStatements,
+        table: ControlTable,
         partition: &str,
         writes: &[ControlWrite],
         op: Uuid,
     ) -> StoreResult<Judgement> {
         let ids: Vec<&str> = writes.iter().map(|write| &*write.id).collect();
-        let answer = self.serial(&statements.ops, (partition, ids)).await?;
+        let ops = &self.statements.control(table)?.ops;
+        let answer = self.serial(table, partition, ops, (partition, ids)).await?;
         let mut found = Vec::new();
         for row in answer
             .rows::<(String, Option<i64>, Option<Uuid>)>()
@@ -231,9 +239,12 @@ impl Requests {
 
     async fn serial(
         &self,
+        table: ControlTable,
+        partition: &str,
         statement: &PreparedStatement,
         values: impl scylla::serialize::row::SerializeRow,
     ) -> StoreResult<QueryRowsResult> {
+        let _turn = self.lines.turn(table, partition).await;
         let answer = self
             .cluster
             .session

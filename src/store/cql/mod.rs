@@ -10,6 +10,7 @@
 //! | `statements` | every statement, prepared |
 //! | `read`, `write`, `keys`, `control` | the calls of the trait |
 //! | `ambiguity` | a conditional write without an answer: was it applied? |
+//! | `lines` | one request at a time to a partition of control rows |
 //! | `limiter` | how many requests may be under way |
 //! | `sizes` | how many rows to ask for |
 //! | `batch_size` | how large a batch may be |
@@ -27,6 +28,7 @@ mod errors;
 mod health;
 mod keys;
 mod limiter;
+mod lines;
 mod read;
 mod schema;
 mod server;
@@ -52,6 +54,7 @@ use super::{
 };
 use batch_size::BatchSize;
 use limiter::Limiter;
+use lines::Lines;
 use sizes::Sizes;
 use statements::Statements;
 
@@ -69,6 +72,7 @@ struct Requests {
     cluster: Cluster,
     statements: Statements,
     limiter: Limiter,
+    lines: Lines,
     batch_size: BatchSize,
     sizes: Sizes,
 }
@@ -92,6 +96,7 @@ impl CqlStore {
         let statements = Statements::prepare(&cluster).await?;
         let requests = Requests {
             limiter: Limiter::new(cluster.requests_in_flight),
+            lines: Lines::default(),
             batch_size: BatchSize::new(),
             sizes: Sizes::default(),
             statements,
@@ -107,12 +112,13 @@ impl CqlStore {
         self.requests.batch_size.now()
     }
 
-    /// Runs a request for data as a task of its own, which ends with its answer or
-    /// when nobody waits for that any more.
+    /// Runs a request as a task of its own, which ends with its answer or when
+    /// nobody waits for that any more.
     ///
-    /// It holds a turn of the limiter. Were it to run only while its caller looks
-    /// at it, a caller with many requests who waits for something else for a
-    /// moment would keep all their turns, and what it waits for might need one.
+    /// It holds a turn: of the limiter, or at a partition. Were it to run only
+    /// while its caller looks at it, a caller with many requests who waits for
+    /// something else for a moment would keep all their turns, and what it waits
+    /// for might need one.
     async fn run<T: Send + 'static>(
         &self,
         request: impl Future<Output = StoreResult<T>> + Send + 'static,
@@ -245,7 +251,14 @@ impl Store for CqlStore {
         partition: &str,
         ids: &[&str],
     ) -> StoreResult<Vec<ControlRow>> {
-        self.requests.rows(table, partition, ids).await
+        let requests = Arc::clone(&self.requests);
+        let partition = partition.to_owned();
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        self.run(async move {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            requests.rows(table, &partition, &ids).await
+        })
+        .await
     }
 
     async fn control_list(
@@ -256,9 +269,15 @@ impl Store for CqlStore {
         after: Option<&str>,
         limit: usize,
     ) -> StoreResult<Vec<ControlRow>> {
-        self.requests
-            .rows_from(table, partition, prefix, after, limit)
-            .await
+        let requests = Arc::clone(&self.requests);
+        let (partition, prefix) = (partition.to_owned(), prefix.to_owned());
+        let after = after.map(str::to_owned);
+        self.run(async move {
+            requests
+                .rows_from(table, &partition, &prefix, after.as_deref(), limit)
+                .await
+        })
+        .await
     }
 
     async fn control_partitions(
@@ -276,7 +295,10 @@ impl Store for CqlStore {
         partition: &str,
         writes: &[ControlWrite],
     ) -> StoreResult<Applied> {
-        self.requests.apply(table, partition, writes).await
+        let requests = Arc::clone(&self.requests);
+        let (partition, writes) = (partition.to_owned(), writes.to_vec());
+        self.run(async move { requests.apply(table, &partition, &writes).await })
+            .await
     }
 
     async fn health(&self) -> StoreResult<StoreHealth> {
