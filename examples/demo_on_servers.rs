@@ -2,7 +2,7 @@
 //! this starts; a worker is killed, and then a node.
 //!
 //! ```text
-//! cargo run --example demo_on_servers -- --messages 20000
+//! cargo run --example demo_on_servers -- --messages 6000
 //! ```
 //!
 //! The servers are those of the tests: tests/services/README.md says what they
