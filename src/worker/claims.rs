@@ -180,7 +180,11 @@ fn is_claimable(task: &TaskRow, now_ms: u64) -> bool {
     is_free(task, now_ms)
         && match task.state {
             TaskState::Open => true,
-            TaskState::Parked => task.blocked.iter().any(|b| b.retry_ms <= now_ms),
+            // Nothing left to wait for: its last holder saved that and died
+            // before it could say that the task is done.
+            TaskState::Parked => {
+                task.blocked.is_empty() || task.blocked.iter().any(|b| b.retry_ms <= now_ms)
+            }
             TaskState::Done => false,
         }
 }
@@ -317,5 +321,48 @@ async fn stop_when_unwanted(
             std::future::pending::<()>().await;
         }
         worker.pause(&mut stop).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ChannelId, Hour};
+    use crate::job::{BlockedSlice, Counts, Effort, SliceId};
+
+    #[test]
+    fn a_parked_task_is_claimed_when_a_slice_is_due_or_none_is_left() {
+        let slice = SliceId {
+            channel: ChannelId::new("c1").unwrap(),
+            hour: Hour::of_unix_seconds(0).unwrap(),
+        };
+        let mut task = TaskRow {
+            from: slice.clone(),
+            to: None,
+            planned: 1,
+            state: TaskState::Parked,
+            token: 1,
+            lease: None,
+            takeovers: 0,
+            checkpoint: None,
+            counts: Counts::default(),
+            effort: Effort::default(),
+            blocked: vec![BlockedSlice {
+                slice,
+                code: "revoked".to_owned(),
+                message: String::new(),
+                after: None,
+                counts: Counts::default(),
+                tries: 1,
+                retry_ms: 50,
+            }],
+            streams: Vec::new(),
+        };
+        assert!(!is_claimable(&task, 49));
+        assert!(is_claimable(&task, 50));
+        // A kill between the last checkpoint of a retry and its end: without a
+        // claim the job would be blocked for ever.
+        task.blocked.clear();
+        assert!(is_claimable(&task, 0));
     }
 }
