@@ -176,11 +176,12 @@ impl Network {
             }
         }
         if ended.is_err() {
+            // Counted first: whoever has seen a reset finds it in the count.
+            self.seen.reset.fetch_add(1, Ordering::SeqCst);
             for stream in [Some(client), server].into_iter().flatten() {
                 // Then the close is a reset.
                 let _ = stream.set_zero_linger();
             }
-            self.seen.reset.fetch_add(1, Ordering::SeqCst);
         }
     }
 
