@@ -118,9 +118,10 @@ impl SliceKeys {
 /// is made under the desired CMK.
 ///
 /// A key qualifies if
-/// - every one of its wraps is at the desired cell epoch or above. A key from
-///   before was only rewrapped since; whoever opened it under the old CMK still
-///   knows it, so it must not seal the new generation's data;
+/// - every one of its wraps is at the organization's cell epoch or above. A key
+///   from before was only rewrapped since; whoever opened it under the old CMK
+///   still knows it, so it must not seal the new generation's data. (The epoch
+///   of a channel's move does not count here: its keys have another scope.)
 /// - its highest wrap is at the desired wrap epoch or above, under the desired
 ///   CMK;
 /// - it was made for exactly this scope.
@@ -159,7 +160,7 @@ fn choose<'a>(
     }
     keys.into_values()
         .filter(|wraps| {
-            wraps.lowest >= desired.cell_epoch
+            wraps.lowest >= desired.key_epoch
                 && wraps.highest.wrap_epoch >= desired.wrap_epoch
                 && wraps.highest.cmk == desired.cmk
                 && wraps.highest.scope == *scope
@@ -249,6 +250,7 @@ mod tests {
         Desired {
             cell_epoch: epoch(cell),
             wrap_epoch: epoch(wrap),
+            key_epoch: epoch(cell),
             cmk: arn(cmk),
         }
     }

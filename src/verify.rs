@@ -222,27 +222,20 @@ impl Scan {
     /// such. What is wrong with the data is no error: it is in the answer.
     pub async fn run(&self, mut progress: impl FnMut(&Found)) -> Result<Found, TaskError> {
         let mut found = Found::default();
-        let begin = self.channel.as_ref().and_then(|channel| {
-            Some(SliceId {
-                channel: channel.clone(),
-                hour: Hour::of_unix_seconds(0).ok()?,
-            })
-        });
         let mut walk = SliceWalk::new(
             self.store.clone(),
             self.registry.clone(),
             self.org.clone(),
-            begin.as_ref(),
+            self.channel.clone(),
+            None,
         );
         let mut flying = FuturesUnordered::new();
         let mut more = true;
         while more || !flying.is_empty() {
             while more && flying.len() < SLICES_IN_FLIGHT {
                 match walk.next().await? {
-                    Some(slice) if self.channel.as_ref().is_none_or(|c| *c == slice.channel) => {
-                        flying.push(self.slice(slice));
-                    }
-                    _ => more = false,
+                    Some(slice) => flying.push(self.slice(slice)),
+                    None => more = false,
                 }
             }
             if let Some(slice) = flying.next().await {

@@ -171,6 +171,7 @@ async fn floor(rig: &Rig) -> f64 {
         rig.registry.clone(),
         rig.org.clone(),
         None,
+        None,
     );
     let mut slices = Vec::new();
     while let Some(slice) = walk.next().await.unwrap() {

@@ -48,7 +48,7 @@ async fn cancel(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
             .help(format!("see `rekeyd status {id}`")));
         }
         if let Some(activated) = &job.row.activated {
-            let active = registry.org(&job.row.request.org).await?.cmk;
+            let active = registry.org(job.row.request.org()).await?.cmk;
             let old = activated.from_cmk.clone();
             let verdict = if old == active {
                 Verdict::Lapsed { old }
@@ -73,7 +73,7 @@ async fn cancel(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
     why.job = Some(id);
     why.requested_by = Some(who);
     let mut record = Record::transition(
-        &request.org,
+        request.org(),
         Some(step.from.as_str()),
         step.to.as_str(),
         &why,
@@ -84,7 +84,7 @@ async fn cancel(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
     audit.close().await?;
 
     let programs = json!({
-        "job_id": id, "org": request.org, "from": step.from, "to": step.to,
+        "job_id": id, "org": request.org(), "from": step.from, "to": step.to,
         "activated": job.activated, "verdict": job.verdict,
     });
     context.out.show(&programs, || match (&job.verdict, step.from) {
@@ -92,13 +92,13 @@ async fn cancel(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
             "job {id} is cancelled. The store stays readable as it is: part of it under the new \
              CMK, part under the old\n{verdict}\nnext: rekeyd enqueue rekey --org {0} --to <ARN> \
              finishes what is left, or goes back",
-            request.org
+            request.org()
         ),
         // The driver may have been in the middle of it.
         (None, JobState::Activating) => format!(
             "job {id} is cancelled as it was being activated; `rekeyd org show {}` says which CMK \
              is active",
-            request.org
+            request.org()
         ),
         (None, _) => format!("job {id} is cancelled; it had not changed anything"),
     })?;

@@ -74,8 +74,7 @@ fn for_programs(letter: &DeadLetter) -> Value {
 /// The job a letter asks for. The body is anybody's; only an id that parses is
 /// shown.
 fn job(letter: &DeadLetter) -> String {
-    JobMessage::receive(&letter.body)
-        .map_or_else(|_| "-".to_owned(), |m| m.request().job_id.to_string())
+    JobMessage::receive(&letter.body).map_or_else(|_| "-".to_owned(), |m| m.job_id().to_string())
 }
 
 fn list(context: &Context, limit: usize) -> Result<Exit, Failure> {

@@ -88,7 +88,6 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         Some(path) => read(path)?,
         None => compose(rekey)?,
     };
-    let request = message.request();
     let message_id = context.run(async {
         let queue = match &rekey.queue_url {
             Some(url) => wiring::queue_at(url, context.config(), &context.clock).await?,
@@ -96,18 +95,16 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         };
         Ok(queue.send(&message.to_json()).await?)
     })?;
-    let job = request.job_id;
+    let job = message.job_id();
     let programs = json!({
-        "job_id": job, "message_id": message_id, "org": request.org, "to_cmk": request.to_cmk,
-        "mode": request.mode, "body_sha256": message.body_sha256(),
+        "job_id": job, "message_id": message_id, "org": message.org(),
+        "to_cmk": message.rekey().map(|rekey| &rekey.to_cmk), "mode": message.mode(), "body_sha256": message.body_sha256(),
     });
     context.out.show(&programs, || {
         format!(
-            "{job}\n\nasked for: rekey of {} to {} ({}). A running worker takes it up; \
+            "{job}\n\nasked for: {}. A running worker takes it up; \
              start one with `rekeyd worker`\nnext: rekeyd status {job} --watch",
-            request.org,
-            request.to_cmk,
-            request.mode.as_str()
+            message.what()
         )
     })?;
     Ok(Exit::Done)

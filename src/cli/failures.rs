@@ -29,7 +29,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         let activations = context
             .registry()
             .await?
-            .activations(&job.request.org)
+            .activations(job.request.org())
             .await?;
         context::lapse(&mut job, &activations);
         let tasks = match job.round {

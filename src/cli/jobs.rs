@@ -26,11 +26,14 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     let now_ms = context.clock.wall().unix_ms();
     let driven = |job: &JobRow| (!is_free(job, now_ms)).then(|| job.lease.clone());
     let programs = json!({"jobs": jobs.iter().map(|job| json!({
-        "job_id": job.request.job_id, "org": job.request.org, "state": job.state,
+        "job_id": job.request.job_id(), "org": job.request.org(), "state": job.state,
         "since_ms": job.since_ms, "why": job.why, "recorded_ms": job.recorded_ms,
-        "mode": job.request.mode, "to_cmk": job.request.to_cmk,
+        "mode": job.request.mode(),
+        "to_cmk": job.request.rekey().map(|rekey| &rekey.to_cmk),
+        "from": job.request.channel_move().map(|m| m.source()),
+        "to": job.request.channel_move().map(|m| m.destination()),
         "from_cmk": job.activated.as_ref().map(|a| &a.from_cmk),
-        "requested_by": job.request.requested_by,
+        "requested_by": job.request.requested_by(),
         "driven_by": driven(job).flatten().map(|lease| lease.worker),
         "verdict": job.verdict,
     })).collect::<Vec<_>>()});
@@ -42,15 +45,13 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             };
         }
         out::table(
-            ["job", "org", "state", "since", "mode", "to", "why"],
+            ["job", "state", "since", "what", "why"],
             jobs.iter().map(|job| {
                 [
-                    job.request.job_id.to_string(),
-                    job.request.org.to_string(),
+                    job.request.job_id().to_string(),
                     job.state.to_string(),
                     figures::time(job.since_ms),
-                    job.request.mode.as_str().to_owned(),
-                    job.request.to_cmk.to_string(),
+                    job.request.what(),
                     figures::printable(&job.why),
                 ]
             }),
@@ -81,6 +82,6 @@ async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, F
         }));
     }
     jobs.retain(|job| arguments.all || !job.state.is_final());
-    jobs.sort_by_key(|job| (job.recorded_ms, job.request.job_id));
+    jobs.sort_by_key(|job| (job.recorded_ms, job.request.job_id()));
     Ok(jobs)
 }

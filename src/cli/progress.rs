@@ -107,7 +107,7 @@ impl Progress {
 
     /// The line that people follow.
     pub fn line(&self, job: &JobRow) -> String {
-        let org = &job.request.org;
+        let org = job.request.org();
         let mut parts = vec![format!("{} {org}", self.phase)];
         // Rounded down: 100 % is said when all is done, not just before.
         if let Some(permille) = (self.slices_done * 1000).checked_div(self.slices) {
@@ -203,7 +203,7 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
     };
     let begin_ms = job
         .request
-        .not_before
+        .not_before()
         .and_then(|t| u64::try_from(t.as_millisecond()).ok());
     if let (JobState::Queued, Some(at)) = (job.state, begin_ms)
         && at > now.unix_ms()
@@ -336,7 +336,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn job(state: JobState) -> JobRow {
-        let JobMessage::Rekey(request) = JobMessage::parse(
+        let request = JobMessage::parse(
             r#"{"v":1,"kind":"rekey","job_id":"7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69","org":"acme",
             "to_cmk":"arn:aws:kms:local:000000000000:key/b","requested_by":"ops"}"#,
         )
@@ -377,6 +377,8 @@ mod tests {
             blocked_slices: 0,
             verdict: None,
             freed: Vec::new(),
+            copy: None,
+            paused_from: None,
         }
     }
 

@@ -81,7 +81,7 @@ async fn retry(
 ) -> Result<(JobRow, Did), Failure> {
     for _ in 0..TRIES {
         let mut job = context::job(book, id).await?;
-        let org = job.row.request.org.clone();
+        let org = job.row.request.org().clone();
         let overtaken = |done: Result<Did, BookError>| match done {
             Ok(did) => Ok(Some(did)),
             Err(BookError::Overtaken(_)) => Ok(None),
@@ -118,7 +118,7 @@ async fn retry(
 }
 
 fn nothing(job: &JobRow) -> Failure {
-    let id = job.request.job_id;
+    let id = job.request.job_id();
     Failure::new(
         Exit::Conflict,
         format!(
@@ -186,9 +186,9 @@ async fn anew(
 async fn note(context: &Context, job: &JobRow, did: &Did, who: String) -> Result<(), Failure> {
     let audit = context.audit(OPERATOR)?;
     let mut why = Use::new(ReasonCode::Rekey, "an operator asked to retry");
-    why.job = Some(job.request.job_id);
+    why.job = Some(job.request.job_id());
     why.requested_by = Some(who);
-    let org = &job.request.org;
+    let org = job.request.org();
     audit.record(match did {
         Did::Anew(step) => {
             Record::transition(org, Some(step.from.as_str()), step.to.as_str(), &why)

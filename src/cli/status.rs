@@ -111,7 +111,7 @@ impl<'a> Status<'a> {
         if job.state != JobState::Drained {
             return Ok(false);
         }
-        let activations = self.registry.activations(&job.request.org).await?;
+        let activations = self.registry.activations(job.request.org()).await?;
         Ok(context::lapse(job, &activations))
     }
 
@@ -119,9 +119,10 @@ impl<'a> Status<'a> {
     async fn not_recorded(&self) -> Result<Failure, Failure> {
         let id = self.arguments.job;
         let letters = self.queue.dead_letters(DEAD_LETTERS).await?;
-        let refused = letters.into_iter().rev().find(|letter| {
-            JobMessage::receive(&letter.body).is_ok_and(|m| m.request().job_id == id)
-        });
+        let refused = letters
+            .into_iter()
+            .rev()
+            .find(|letter| JobMessage::receive(&letter.body).is_ok_and(|m| m.job_id() == id));
         Ok(match refused {
             Some(letter) => {
                 let reason = figures::printable(&letter.reason);
@@ -139,7 +140,7 @@ impl<'a> Status<'a> {
         let tasks: Vec<TaskRow> = match job.round {
             Some(round) => self
                 .book
-                .tasks(job.request.job_id, round.number)
+                .tasks(job.request.job_id(), round.number)
                 .await?
                 .into_iter()
                 .map(|task| task.row)
@@ -240,10 +241,13 @@ impl<'a> Status<'a> {
         let now_ms = self.context.clock.wall().unix_ms();
         let driven_by = job.lease.as_ref().filter(|_| !is_free(job, now_ms));
         json!({
-            "job_id": job.request.job_id, "org": job.request.org, "mode": job.request.mode,
+            "job_id": job.request.job_id(), "org": job.request.org(), "mode": job.request.mode(),
             "state": job.state, "since_ms": job.since_ms, "why": job.why,
-            "to_cmk": job.request.to_cmk, "activated": job.activated,
-            "requested_by": job.request.requested_by, "reason": job.request.reason,
+            "to_cmk": job.request.rekey().map(|rekey| &rekey.to_cmk),
+            "from": job.request.channel_move().map(|m| m.source()),
+            "to": job.request.channel_move().map(|m| m.destination()),
+            "copy": job.copy, "activated": job.activated,
+            "requested_by": job.request.requested_by(), "reason": job.request.reason(),
             "recorded_ms": job.recorded_ms, "estimate": job.estimate,
             "driven_by": driven_by.map(|lease| &lease.worker),
             "progress": progress,
@@ -257,18 +261,16 @@ impl<'a> Status<'a> {
         let request = &job.request;
         let since = Duration::from_millis(now.unix_ms().saturating_sub(job.since_ms));
         let mut rows = vec![
-            ("job", request.job_id.to_string()),
+            ("job", request.job_id().to_string()),
             (
                 "asked for",
                 format!(
-                    "rekey of {} to {} ({}) by {}{}",
-                    request.org,
-                    request.to_cmk,
-                    request.mode.as_str(),
-                    figures::printable(&request.requested_by),
-                    match request.reason.is_empty() {
+                    "{} by {}{}",
+                    request.what(),
+                    figures::printable(request.requested_by()),
+                    match request.reason().is_empty() {
                         true => String::new(),
-                        false => format!(": {}", figures::printable(&request.reason)),
+                        false => format!(": {}", figures::printable(request.reason())),
                     }
                 ),
             ),
@@ -308,7 +310,7 @@ impl<'a> Status<'a> {
             rows.push(("verdict", verdict.clone()));
         }
         if job.state == JobState::Blocked {
-            let id = request.job_id;
+            let id = request.job_id();
             rows.push((
                 "next",
                 format!("rekeyd failures {id}; when the cause is gone, rekeyd retry {id}"),
@@ -347,7 +349,7 @@ fn last_words(job: &JobRow) -> String {
     let took = Duration::from_millis(job.since_ms.saturating_sub(job.recorded_ms));
     let mut text = format!(
         "rekey {} {} after {}",
-        request.org,
+        request.org(),
         job.state,
         figures::span(took)
     );
@@ -357,7 +359,7 @@ fn last_words(job: &JobRow) -> String {
     let verdict = job.verdict.as_deref().unwrap_or(&job.why);
     text += &format!("\n{}", figures::printable(verdict));
     if job.state == JobState::Blocked {
-        let id = request.job_id;
+        let id = request.job_id();
         text += &format!("\nnext: rekeyd failures {id}; when the cause is gone, rekeyd retry {id}");
     }
     text

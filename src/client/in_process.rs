@@ -151,7 +151,7 @@ impl KeyService for InProcessKeys {
             let (held, from_cache) = match cached {
                 Some(held) => (held, true),
                 None => {
-                    let epochs = [desired.cell_epoch.get(), desired.wrap_epoch.get()];
+                    let epochs = [desired.key_epoch.get(), desired.wrap_epoch.get()];
                     let flight =
                         Flight::Seal(slice.clone(), scope.clone(), desired.cmk.clone(), epochs);
                     let look_up = || {

@@ -45,7 +45,7 @@ impl Held {
     /// The same rule as `keys::choose_sealing_key`, on what is kept of the rows.
     /// Rows are only added, with higher epochs, so it stays true while held.
     fn seals_for(&self, desired: &Desired, scope: &Scope) -> bool {
-        self.lowest_wrap.is_some_and(|e| e >= desired.cell_epoch)
+        self.lowest_wrap.is_some_and(|e| e >= desired.key_epoch)
             && self.wrap_epoch >= desired.wrap_epoch
             && self.cmk == desired.cmk
             && self.key.scope() == scope
@@ -320,6 +320,7 @@ mod tests {
         Desired {
             cell_epoch: Epoch::FIRST,
             wrap_epoch: Epoch::FIRST,
+            key_epoch: Epoch::FIRST,
             cmk: cmk(),
         }
     }

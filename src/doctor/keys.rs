@@ -90,7 +90,10 @@ pub async fn is_moving(
     let open: Vec<JobId> = book.open(org).await.map_err(malformed)?;
     for id in open {
         let job = book.get(org, id).await.map_err(malformed)?;
-        if job.is_some_and(|j| j.row.activated.is_some() && j.row.request.to_cmk == *active) {
+        if job.is_some_and(|j| {
+            let to_cmk = j.row.request.rekey().map(|rekey| &rekey.to_cmk);
+            j.row.activated.is_some() && to_cmk == Some(active)
+        }) {
             return Ok(true);
         }
     }

@@ -164,7 +164,7 @@ async fn name(book: &JobBook, config: &Config, clock: &SharedClock, limit: Durat
             for job in book.jobs(&org).await? {
                 let lease = job.row.lease.as_ref();
                 if lease.is_some_and(|l| l.worker == *id && l.until_ms > now_ms) {
-                    return Ok(Some(job.row.request.job_id));
+                    return Ok(Some(job.row.request.job_id()));
                 }
             }
         }

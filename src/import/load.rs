@@ -357,7 +357,7 @@ impl Loader {
     ) -> Result<Held, LoadError> {
         let slice = SliceKey::messages(&self.org, &view.channel, hour);
         let desired = view.desired();
-        let id = (slice.clone(), desired.cell_epoch, desired.wrap_epoch);
+        let id = (slice.clone(), desired.key_epoch, desired.wrap_epoch);
         let cell = {
             let mut sealers = self.sealers.lock().unwrap_or_else(PoisonError::into_inner);
             if sealers.len() > 4 * BATCHES_IN_FLIGHT {
@@ -410,7 +410,7 @@ impl Loader {
             let body = KeyRowBody {
                 // At least the epoch of the cells it will seal, so that it is
                 // found again for them.
-                wrap_epoch: desired.wrap_epoch.max(desired.cell_epoch),
+                wrap_epoch: desired.wrap_epoch,
                 provider: self.provider,
                 commitment: key.commitment().clone(),
                 created_ms: self.clock.wall().unix_ms(),

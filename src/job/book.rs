@@ -4,7 +4,7 @@
 
 use crate::clock::SharedClock;
 use crate::ids::{JobId, OrgId, RecordId};
-use crate::job::message::RekeyRequest;
+use crate::job::message::JobMessage;
 use crate::job::rows::{Counts, Effort, JobRow, QuarantineRow, SliceId, TaskRow, Transition};
 use crate::job::state::JobState;
 use crate::registry::{insert, update};
@@ -103,7 +103,7 @@ impl JobBook {
     /// Records a job once.
     pub async fn record(
         &self,
-        request: &RekeyRequest,
+        request: &JobMessage,
         body_sha256: &str,
         why: &str,
     ) -> Result<Recorded, BookError> {
@@ -134,21 +134,23 @@ impl JobBook {
             blocked_slices: 0,
             verdict: None,
             freed: Vec::new(),
+            copy: None,
+            paused_from: None,
         };
         if !self.take_id(request).await? {
             return Ok(Recorded::Taken);
         }
         // First, so that a job that stands is never missing there.
-        self.index(&request.org, request.job_id).await?;
-        let id = job_id(request.job_id);
-        let open = open_id(request.job_id);
+        self.index(request.org(), request.job_id()).await?;
+        let id = job_id(request.job_id());
+        let open = open_id(request.job_id());
         let writes = [insert(&id, &row), insert(&open, &())];
         match self
-            .apply(ControlTable::Jobs, request.org.as_str(), &writes)
+            .apply(ControlTable::Jobs, request.org().as_str(), &writes)
             .await?
         {
             Applied::Yes => Ok(Recorded::New),
-            Applied::No => match self.get(&request.org, request.job_id).await? {
+            Applied::No => match self.get(request.org(), request.job_id()).await? {
                 Some(old) if old.row.body_sha256 == body_sha256 => Ok(Recorded::Before),
                 _ => Ok(Recorded::Taken),
             },
@@ -158,9 +160,9 @@ impl JobBook {
     /// Takes a job id for one organization. Tasks and quarantined cells are
     /// filed by the job id alone, so a second organization with the same id
     /// would work on the first one's tasks and call them done.
-    async fn take_id(&self, request: &RekeyRequest) -> Result<bool, BookError> {
-        let partition = request.job_id.to_string();
-        let write = insert(OWNER, &request.org);
+    async fn take_id(&self, request: &JobMessage) -> Result<bool, BookError> {
+        let partition = request.job_id().to_string();
+        let write = insert(OWNER, request.org());
         if self
             .apply(ControlTable::Tasks, &partition, &[write])
             .await?
@@ -170,7 +172,7 @@ impl JobBook {
         }
         let owner: Option<Versioned<OrgId>> =
             self.read(ControlTable::Tasks, &partition, OWNER).await?;
-        Ok(owner.is_some_and(|owner| owner.row == request.org))
+        Ok(owner.is_some_and(|owner| owner.row == *request.org()))
     }
 
     /// Reads a job.
@@ -323,8 +325,8 @@ impl JobBook {
         if !from.may_become(to) {
             return Err(BookError::NoSuchWay { from, to });
         }
-        let id = job.row.request.job_id;
-        let org = job.row.request.org.clone();
+        let id = job.row.request.job_id();
+        let org = job.row.request.org().clone();
         let at_ms = self.clock.wall().unix_ms();
         let step = Transition {
             from,
@@ -438,7 +440,7 @@ impl JobBook {
 
     /// Cells that a job left as they are and that were not tried again since.
     pub async fn quarantined(&self, job: &JobRow) -> Result<Vec<QuarantineRow>, BookError> {
-        let partition = job.request.job_id.to_string();
+        let partition = job.request.job_id().to_string();
         let rows: Vec<Versioned<QuarantineRow>> =
             self.list(ControlTable::Quarantine, &partition, "").await?;
         Ok(rows

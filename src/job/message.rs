@@ -4,9 +4,14 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{CmkArn, JobId, OrgId};
+use crate::ids::{ChannelId, CmkArn, JobId, OrgId, WorkspaceId};
 use crate::job::envelope;
+use crate::kms::ReasonCode;
 use crate::queue::MAX_BODY_BYTES;
+
+/// The kinds of messages, as they are named in them.
+const REKEY: &str = "rekey";
+const MOVE: &str = "channel_move";
 
 /// How a rekey is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -75,11 +80,104 @@ pub struct RekeyRequest {
     pub not_after: Option<jiff::Timestamp>,
 }
 
-/// A message of version 1.
+/// Where a channel is to be moved from. Its organization is the request's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveFrom {
+    /// The workspace it is in when the job begins.
+    pub workspace: WorkspaceId,
+    /// The channel.
+    pub channel: ChannelId,
+}
+
+/// Where a channel is to be moved to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveTo {
+    /// The organization; the source's if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<OrgId>,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The channel's id there.
+    pub channel: ChannelId,
+}
+
+/// A move of a channel to another workspace, channel id or organization, as
+/// asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRequest {
+    /// Chosen by whoever asks; taken once.
+    pub job_id: JobId,
+    /// The organization the channel is in.
+    pub org: OrgId,
+    /// From where.
+    pub from: MoveFrom,
+    /// To where.
+    pub to: MoveTo,
+    /// Who asks, 1 to 200 characters.
+    pub requested_by: String,
+    /// Why, in words, at most 200 characters.
+    #[serde(default)]
+    pub reason: String,
+    /// Why, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// Do not begin before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<jiff::Timestamp>,
+    /// Do not begin at or after this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<jiff::Timestamp>,
+}
+
+/// How a channel is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveKind {
+    /// Same organization and channel id: the channel's row gets the new
+    /// workspace, its records stay where they are and are rewritten there.
+    InPlace,
+    /// Another channel id or organization: the records are copied to a new
+    /// place, in phases.
+    Copy,
+}
+
+impl MoveRequest {
+    /// The organization the channel goes to.
+    pub fn to_org(&self) -> &OrgId {
+        self.to.org.as_ref().unwrap_or(&self.org)
+    }
+
+    /// How it is to be done: decided by the request alone.
+    pub fn kind(&self) -> MoveKind {
+        if *self.to_org() == self.org && self.to.channel == self.from.channel {
+            MoveKind::InPlace
+        } else {
+            MoveKind::Copy
+        }
+    }
+
+    fn check(&self) -> Result<(), MessageError> {
+        check_words(&self.requested_by, &self.reason)?;
+        check_times(self.not_before, self.not_after)?;
+        if self.kind() == MoveKind::InPlace && self.to.workspace == self.from.workspace {
+            return Err(MessageError::Contradiction(
+                "from and to are the same channel of the same workspace",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A message of version 1: what a job was asked for with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobMessage {
     /// A rekey.
     Rekey(RekeyRequest),
+    /// A move of a channel.
+    Move(MoveRequest),
 }
 
 /// Why a message is refused. The text goes to the dead letters; it repeats ids
@@ -99,7 +197,7 @@ pub enum MessageError {
     #[error("unknown_version: this rekeyd reads version 1, the message says {0}")]
     Version(String),
     /// Another kind.
-    #[error("unknown_kind: this rekeyd does `rekey`, the message says {0}")]
+    #[error("unknown_kind: this rekeyd does `rekey` and `channel_move`, the message says {0}")]
     Kind(String),
     /// A field is missing, unknown or wrong.
     #[error("bad_field: {0}")]
@@ -127,15 +225,32 @@ impl JobMessage {
             Some(v) => return Err(MessageError::Version(short(&v))),
             None => return Err(MessageError::Version("nothing".to_owned())),
         }
-        match fields.remove("kind") {
-            Some(kind) if kind == "rekey" => {}
-            Some(kind) => return Err(MessageError::Kind(short(&kind))),
-            None => return Err(MessageError::Kind("nothing".to_owned())),
+        let kind = fields
+            .remove("kind")
+            .ok_or_else(|| MessageError::Kind("nothing".to_owned()))?;
+        let message = Self::of_fields(&kind, fields)?;
+        match &message {
+            JobMessage::Rekey(request) => request.check()?,
+            JobMessage::Move(request) => request.check()?,
         }
-        let request: RekeyRequest = serde_json::from_value(serde_json::Value::Object(fields))
-            .map_err(|e| MessageError::Field(e.to_string()))?;
-        request.check()?;
-        Ok(JobMessage::Rekey(request))
+        Ok(message)
+    }
+
+    fn of_fields(
+        kind: &serde_json::Value,
+        fields: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Self, MessageError> {
+        let fields = serde_json::Value::Object(fields);
+        let wrong = |e: serde_json::Error| MessageError::Field(e.to_string());
+        match kind.as_str() {
+            Some(REKEY) => serde_json::from_value(fields)
+                .map(JobMessage::Rekey)
+                .map_err(wrong),
+            Some(MOVE) => serde_json::from_value(fields)
+                .map(JobMessage::Move)
+                .map_err(wrong),
+            _ => Err(MessageError::Kind(short(kind))),
+        }
     }
 
     /// Reads a message as it comes from a queue: alone, or in the envelope of
@@ -149,20 +264,121 @@ impl JobMessage {
 
     /// The message as it is sent.
     pub fn to_json(&self) -> String {
-        let JobMessage::Rekey(request) = self;
-        let mut value = serde_json::to_value(request)
-            .expect("a request is plain data with string keys and serializes");
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("v".to_owned(), 1.into());
-            fields.insert("kind".to_owned(), "rekey".into());
-        }
-        value.to_string()
+        self.to_value().to_string()
     }
 
-    /// The request in it.
-    pub fn request(&self) -> &RekeyRequest {
-        let JobMessage::Rekey(request) = self;
-        request
+    fn to_value(&self) -> serde_json::Value {
+        let (value, kind) = match self {
+            JobMessage::Rekey(request) => (serde_json::to_value(request), REKEY),
+            JobMessage::Move(request) => (serde_json::to_value(request), MOVE),
+        };
+        let mut value = value.expect("a request is plain data with string keys and serializes");
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("v".to_owned(), 1.into());
+            fields.insert("kind".to_owned(), kind.into());
+        }
+        value
+    }
+
+    /// The job's id.
+    pub fn job_id(&self) -> JobId {
+        match self {
+            JobMessage::Rekey(request) => request.job_id,
+            JobMessage::Move(request) => request.job_id,
+        }
+    }
+
+    /// The organization whose job it is: of a move, the channel's.
+    pub fn org(&self) -> &OrgId {
+        match self {
+            JobMessage::Rekey(request) => &request.org,
+            JobMessage::Move(request) => &request.org,
+        }
+    }
+
+    /// Who asks.
+    pub fn requested_by(&self) -> &str {
+        match self {
+            JobMessage::Rekey(request) => &request.requested_by,
+            JobMessage::Move(request) => &request.requested_by,
+        }
+    }
+
+    /// Why, in words.
+    pub fn reason(&self) -> &str {
+        match self {
+            JobMessage::Rekey(request) => &request.reason,
+            JobMessage::Move(request) => &request.reason,
+        }
+    }
+
+    /// Before when it is not to begin.
+    pub fn not_before(&self) -> Option<jiff::Timestamp> {
+        match self {
+            JobMessage::Rekey(request) => request.not_before,
+            JobMessage::Move(request) => request.not_before,
+        }
+    }
+
+    /// From when on it is not to begin any more.
+    pub fn not_after(&self) -> Option<jiff::Timestamp> {
+        match self {
+            JobMessage::Rekey(request) => request.not_after,
+            JobMessage::Move(request) => request.not_after,
+        }
+    }
+
+    /// What is asked for, in one line.
+    pub fn what(&self) -> String {
+        match self {
+            JobMessage::Rekey(request) => format!(
+                "rekey of {} to {} ({})",
+                request.org,
+                request.to_cmk,
+                request.mode.as_str()
+            ),
+            JobMessage::Move(request) => format!(
+                "move of {} to {} ({})",
+                request.source(),
+                request.destination(),
+                match request.kind() {
+                    MoveKind::InPlace => "in place",
+                    MoveKind::Copy => "copy",
+                }
+            ),
+        }
+    }
+
+    /// The rekey, if it is one.
+    pub fn rekey(&self) -> Option<&RekeyRequest> {
+        match self {
+            JobMessage::Rekey(request) => Some(request),
+            JobMessage::Move(_) => None,
+        }
+    }
+
+    /// The move, if it is one.
+    pub fn channel_move(&self) -> Option<&MoveRequest> {
+        match self {
+            JobMessage::Move(request) => Some(request),
+            JobMessage::Rekey(_) => None,
+        }
+    }
+
+    /// How cells are rewritten. A move always re-encrypts: its scope changes.
+    pub fn mode(&self) -> Mode {
+        match self {
+            JobMessage::Rekey(request) => request.mode,
+            JobMessage::Move(_) => Mode::Reencrypt,
+        }
+    }
+
+    /// For which reason its uses of keys are audited.
+    pub fn reason_code(&self) -> ReasonCode {
+        match self {
+            JobMessage::Rekey(_) => ReasonCode::Rekey,
+            JobMessage::Move(_) => ReasonCode::ChannelMove,
+        }
     }
 
     /// SHA-256 of the parsed fields as canonical JSON (keys sorted, no space,
@@ -174,26 +390,59 @@ impl JobMessage {
     }
 }
 
+/// In rows a request stands as the message that asked for it. Rows of versions
+/// that knew only rekeys name no kind.
+impl Serialize for JobMessage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_value().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobMessage {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = serde_json::Map::deserialize(deserializer)?;
+        fields.remove("v");
+        let kind = fields.remove("kind").unwrap_or_else(|| REKEY.into());
+        Self::of_fields(&kind, fields).map_err(serde::de::Error::custom)
+    }
+}
+
+fn check_words(requested_by: &str, reason: &str) -> Result<(), MessageError> {
+    let refuse = |why| Err(MessageError::Contradiction(why));
+    if !(1..=200).contains(&requested_by.chars().count()) {
+        return refuse("requested_by must have 1 to 200 characters");
+    }
+    if reason.chars().count() > 200 {
+        return refuse("reason must have at most 200 characters");
+    }
+    let control = |s: &str| s.chars().any(char::is_control);
+    if control(requested_by) || control(reason) {
+        return refuse("requested_by and reason must not hold control characters");
+    }
+    Ok(())
+}
+
+fn check_times(
+    begin: Option<jiff::Timestamp>,
+    end: Option<jiff::Timestamp>,
+) -> Result<(), MessageError> {
+    if let (Some(begin), Some(end)) = (begin, end)
+        && begin >= end
+    {
+        return Err(MessageError::Contradiction(
+            "not_before is not before not_after",
+        ));
+    }
+    Ok(())
+}
+
 impl RekeyRequest {
     fn check(&self) -> Result<(), MessageError> {
         let refuse = |why| Err(MessageError::Contradiction(why));
-        if !(1..=200).contains(&self.requested_by.chars().count()) {
-            return refuse("requested_by must have 1 to 200 characters");
-        }
-        if self.reason.chars().count() > 200 {
-            return refuse("reason must have at most 200 characters");
-        }
-        let control = |s: &str| s.chars().any(char::is_control);
-        if control(&self.requested_by) || control(&self.reason) {
-            return refuse("requested_by and reason must not hold control characters");
-        }
+        check_words(&self.requested_by, &self.reason)?;
+        check_times(self.not_before, self.not_after)?;
         if self.from_cmk.as_ref() == Some(&self.to_cmk) {
             return refuse("from_cmk and to_cmk are the same key");
-        }
-        if let (Some(begin), Some(end)) = (self.not_before, self.not_after)
-            && begin >= end
-        {
-            return refuse("not_before is not before not_after");
         }
         match (self.mode, self.cause) {
             (Mode::Rewrap, None) => refuse("a rewrap must say its cause"),
@@ -233,7 +482,7 @@ mod tests {
         });
         let parsed = JobMessage::parse(&text).unwrap();
         assert_eq!(JobMessage::parse(&parsed.to_json()).unwrap(), parsed);
-        assert_eq!(parsed.request().mode, Mode::Reencrypt);
+        assert_eq!(parsed.mode(), Mode::Reencrypt);
     }
 
     #[test]
@@ -326,6 +575,61 @@ mod tests {
             let error = JobMessage::parse(&text).unwrap_err().to_string();
             assert!(error.starts_with(code), "{code}: {error}");
         }
+    }
+
+    fn a_move(change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let mut value = serde_json::json!({
+            "v": 1, "kind": "channel_move", "job_id": "7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69",
+            "org": "acme", "from": {"workspace": "w1", "channel": "c1"},
+            "to": {"workspace": "w2", "channel": "c1"}, "requested_by": "ops@acme",
+        });
+        change(&mut value);
+        value.to_string()
+    }
+
+    #[test]
+    fn a_move_is_in_place_or_a_copy_by_its_request_alone() {
+        type Change = fn(&mut serde_json::Value);
+        let cases: [(Change, MoveKind); 4] = [
+            (|_| {}, MoveKind::InPlace),
+            (|m| m["to"]["org"] = "acme".into(), MoveKind::InPlace),
+            (|m| m["to"]["channel"] = "c2".into(), MoveKind::Copy),
+            (|m| m["to"]["org"] = "other".into(), MoveKind::Copy),
+        ];
+        for (change, kind) in cases {
+            let message = JobMessage::parse(&a_move(change)).unwrap();
+            assert_eq!(message.channel_move().unwrap().kind(), kind);
+            assert_eq!(JobMessage::parse(&message.to_json()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_move_that_goes_nowhere_or_names_what_is_unknown_is_refused() {
+        type Change = fn(&mut serde_json::Value);
+        let cases: [(Change, &str); 5] = [
+            (|m| m["to"]["workspace"] = "w1".into(), "bad_request"),
+            (|m| m["to"]["channel"] = "c*".into(), "bad_field"),
+            (|m| m["from"]["hour"] = "x".into(), "bad_field"),
+            (|m| m["to_cmk"] = A.into(), "bad_field"),
+            (|m| m["requested_by"] = "".into(), "bad_request"),
+        ];
+        for (change, code) in cases {
+            let error = JobMessage::parse(&a_move(change)).unwrap_err().to_string();
+            assert!(error.starts_with(code), "{code}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_stored_request_of_before_there_were_moves_is_a_rekey() {
+        let message = JobMessage::parse(&message(|_| {})).unwrap();
+        let mut stored = serde_json::to_value(&message).unwrap();
+        assert_eq!(stored["kind"], "rekey");
+        stored.as_object_mut().unwrap().remove("kind");
+        stored.as_object_mut().unwrap().remove("v");
+        assert_eq!(
+            serde_json::from_value::<JobMessage>(stored).unwrap(),
+            message
+        );
     }
 
     #[test]

@@ -22,10 +22,12 @@ mod verdict;
 
 pub use book::{BookError, JobBook, Recorded, Versioned, task_id};
 pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free, note_stream};
-pub use message::{Cause, JobMessage, MessageError, Mode, RekeyRequest};
+pub use message::{
+    Cause, JobMessage, MessageError, Mode, MoveFrom, MoveKind, MoveRequest, MoveTo, RekeyRequest,
+};
 pub use rows::{
-    Activated, BlockedSlice, Checkpoint, Counts, Effort, Estimate, JobRow, Lease, Pass,
-    QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,
+    Activated, BlockedSlice, Checkpoint, CopyProgress, Counts, Effort, Estimate, JobRow, Lease,
+    LeaveBehind, Pass, QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,
 };
 pub use schema::MESSAGE_SCHEMA;
 pub use state::JobState;

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::StreamRef;
 use crate::epoch::Epoch;
-use crate::ids::{ChannelId, CmkArn, Hour, RecordId};
-use crate::job::message::{Mode, RekeyRequest};
+use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId};
+use crate::job::message::{JobMessage, Mode, MoveKind};
 use crate::job::state::JobState;
+use crate::registry::CopyPhase;
 
 /// Who holds a job or a task, and until when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +129,11 @@ pub enum Pass {
     Verify,
     /// Scan once more, at every replica, for writes that landed late.
     Drain,
+    /// Copy a channel's cells to its new place, each at its own write time.
+    Copy,
+    /// Copy what landed late in the old place, at every replica, and purge the
+    /// old place row by row.
+    Sweep,
 }
 
 impl Pass {
@@ -137,6 +143,8 @@ impl Pass {
             Pass::Rewrite => "rewrite",
             Pass::Verify => "verify",
             Pass::Drain => "drain",
+            Pass::Copy => "copy",
+            Pass::Sweep => "sweep",
         }
     }
 }
@@ -172,12 +180,41 @@ pub struct Estimate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Activated {
-    /// The job's epoch.
+    /// The job's epoch. Of a copy, an epoch of the destination's organization.
     pub epoch: Epoch,
-    /// The CMK that was active before.
+    /// The CMK that was active before. Of a move, the active CMK.
     pub from_cmk: CmkArn,
     /// When, Unix milliseconds.
     pub at_ms: u64,
+}
+
+/// An operator's word that a move may go on without the cells that wait for a
+/// key. They stay in the old place, and the sweep tries them again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveBehind {
+    /// Who said so.
+    pub who: String,
+    /// Why, in words.
+    pub why: String,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// How far a copy of a channel is. The phase itself stands in the registry, in
+/// the channel's row; the driver changes it there first and notes it here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyProgress {
+    /// The phase that was last noted. It is being waited for in `settling`;
+    /// elsewhere every client follows it.
+    pub phase: CopyPhase,
+    /// Set by an operator: go on without the cells that wait for a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_behind: Option<LeaveBehind>,
+    /// Cells that stayed in the old place when the move ended.
+    #[serde(default)]
+    pub left_behind: u64,
 }
 
 /// A job.
@@ -185,7 +222,7 @@ pub struct Activated {
 #[serde(deny_unknown_fields)]
 pub struct JobRow {
     /// What was asked for.
-    pub request: RekeyRequest,
+    pub request: JobMessage,
     /// Hash of the request; the same id with another hash is refused.
     pub body_sha256: String,
     /// When it was recorded, Unix milliseconds.
@@ -237,12 +274,32 @@ pub struct JobRow {
     pub verdict: Option<String>,
     /// CMKs besides its own old one of which the verdict says the same.
     pub freed: Vec<CmkArn>,
+    /// Of a move that copies: how far it is, from its activation on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyProgress>,
+    /// Of a paused job: where it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_from: Option<JobState>,
 }
 
 impl JobRow {
     /// How the job rewrites.
     pub fn mode(&self) -> Mode {
-        self.request.mode
+        self.request.mode()
+    }
+
+    /// What a pass of the job goes through: an organization, or one channel of it.
+    /// A copy is proven where it went to.
+    pub fn scans(&self, pass: Pass) -> (OrgId, Option<ChannelId>) {
+        match &self.request {
+            JobMessage::Rekey(request) => (request.org.clone(), None),
+            JobMessage::Move(request)
+                if request.kind() == MoveKind::Copy && pass == Pass::Verify =>
+            {
+                (request.to_org().clone(), Some(request.to.channel.clone()))
+            }
+            JobMessage::Move(request) => (request.org.clone(), Some(request.from.channel.clone())),
+        }
     }
 
     /// Until when there is nothing to do for it, Unix milliseconds, if it waits
@@ -252,7 +309,7 @@ impl JobRow {
         match self.state {
             JobState::Queued => self
                 .request
-                .not_before
+                .not_before()
                 .and_then(|begin| u64::try_from(begin.as_millisecond()).ok()),
             JobState::Draining if self.round.is_none() => self.drain_until_ms,
             JobState::Blocked if self.activated.is_none() => self.retry_ms,

@@ -63,12 +63,13 @@ impl JobState {
             // Not cancelled: the driver may be about to change the registry, and
             // a job that was told to have ended must not do that.
             Activating => &[Settling, Failed],
-            Settling => &[Rewriting, Cancelled],
-            Rewriting => &[Verifying, Blocked, Cancelled],
+            // A copy settles after each of its phases.
+            Settling => &[Rewriting, Draining, Cancelled],
+            Rewriting => &[Settling, Verifying, Blocked, Cancelled],
             Verifying => &[Rewriting, Verified, Blocked, Cancelled],
-            Verified => &[Draining, Cancelled],
+            Verified => &[Settling, Draining, Cancelled],
             Draining => &[Rewriting, Drained, Blocked, Cancelled],
-            Blocked => &[Preflight, Rewriting, Verifying, Cancelled],
+            Blocked => &[Preflight, Rewriting, Verifying, Draining, Cancelled],
             Drained | Failed | Cancelled => &[],
         }
     }

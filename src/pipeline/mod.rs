@@ -18,6 +18,7 @@
 //! whatever a partition holds.
 
 mod checkpoint;
+mod copy;
 mod crossing;
 mod order;
 mod parking;
@@ -47,8 +48,10 @@ use crate::audit::{AuditError, AuditLog};
 use crate::clock::SharedClock;
 use crate::crypto::Provider;
 use crate::epoch::Epoch;
-use crate::ids::{CmkArn, JobId, OrgId};
-use crate::job::{BookError, HoldError, JobBook, Mode, Pass, TaskHold};
+use crate::ids::{ChannelId, CmkArn, JobId, OrgId};
+use crate::job::{
+    BookError, HoldError, JobBook, JobMessage, Mode, MoveKind, MoveRequest, Pass, TaskHold,
+};
 use crate::kms::{KmsError, ReasonCode, SharedKms, Use};
 use crate::registry::{AllowList, Registry, RegistryError, Timing};
 use crate::store::{SharedStore, StoreError};
@@ -126,22 +129,54 @@ impl Limits {
     }
 }
 
+/// What a job is for, as its tasks see it.
+#[derive(Debug, Clone)]
+pub enum Goal {
+    /// All cells or all keys are to be of the job's epoch, under its CMK.
+    Rekey {
+        /// How it rewrites.
+        mode: Mode,
+        /// The CMK of the job's epoch.
+        to_cmk: CmkArn,
+    },
+    /// All cells of a channel are to be sealed for the workspace it is in now.
+    MoveInPlace,
+    /// All cells of a channel are to be in another place.
+    Copy(Arc<MoveRequest>),
+}
+
+impl Goal {
+    /// What a request is for.
+    pub fn of(request: &JobMessage) -> Self {
+        match request {
+            JobMessage::Rekey(rekey) => Goal::Rekey {
+                mode: rekey.mode,
+                to_cmk: rekey.to_cmk.clone(),
+            },
+            JobMessage::Move(request) => match request.kind() {
+                MoveKind::InPlace => Goal::MoveInPlace,
+                MoveKind::Copy => Goal::Copy(Arc::new(request.clone())),
+            },
+        }
+    }
+}
+
 /// A task as the pipeline sees it.
 pub struct TaskRun {
     /// What all tasks share.
     pub shared: Arc<Shared>,
     /// The job.
     pub job: JobId,
-    /// The organization.
+    /// The organization it goes through.
     pub org: OrgId,
+    /// The only channel of it that it goes through, if there is one.
+    pub channel: Option<ChannelId>,
     /// Who asked for the job.
     pub requested_by: String,
-    /// How it rewrites.
-    pub mode: Mode,
+    /// What the job is for.
+    pub goal: Goal,
     /// The job's epoch.
     pub epoch: Epoch,
-    /// The CMK of that epoch.
-    pub to_cmk: CmkArn,
     /// What the task does.
     pub pass: Pass,
     /// The round it belongs to.
@@ -171,15 +206,24 @@ pub struct TaskRun {
 impl TaskRun {
     /// Why this task uses keys, for the audit.
     pub fn why(&self) -> Use {
-        let code = match self.pass {
-            Pass::Rewrite => ReasonCode::Rekey,
-            Pass::Verify | Pass::Drain => ReasonCode::Verify,
+        let code = match (self.pass, &self.goal) {
+            (Pass::Verify | Pass::Drain, _) => ReasonCode::Verify,
+            (Pass::Rewrite | Pass::Copy | Pass::Sweep, Goal::Rekey { .. }) => ReasonCode::Rekey,
+            (Pass::Rewrite | Pass::Copy | Pass::Sweep, _) => ReasonCode::ChannelMove,
         };
         let mut why = Use::new(code, "");
         why.job = Some(self.job);
         why.requested_by = Some(self.requested_by.clone());
         why.task = Some((self.task_id.clone(), self.token));
         why
+    }
+
+    /// How it rewrites. A move always re-encrypts.
+    pub fn mode(&self) -> Mode {
+        match &self.goal {
+            Goal::Rekey { mode, .. } => *mode,
+            Goal::MoveInPlace | Goal::Copy(_) => Mode::Reencrypt,
+        }
     }
 
     fn stopping(&self) -> bool {
@@ -238,7 +282,7 @@ pub async fn run(task: Arc<TaskRun>) -> Result<Ended, TaskError> {
     let stream = stream::run(task.clone(), tickets, pages_in, done_in.clone());
     let checkpoint = checkpoint::run(task.clone(), done);
 
-    match (task.pass, task.mode) {
+    match (task.pass, task.mode()) {
         (Pass::Rewrite, Mode::Reencrypt) => {
             let (openable_in, openable) = mpsc::channel(BETWEEN_STAGES);
             let (sealed_in, sealed) = mpsc::channel(BETWEEN_STAGES);
@@ -256,6 +300,10 @@ pub async fn run(task: Arc<TaskRun>) -> Result<Ended, TaskError> {
         (Pass::Rewrite | Pass::Verify, Mode::Rewrap) => {
             let rewrap = rewrap::run(task.clone(), pages, done_in);
             tokio::try_join!(plan, stream, rewrap, checkpoint)?;
+        }
+        (Pass::Copy | Pass::Sweep, _) => {
+            let copy = copy::run(task.clone(), pages, done_in);
+            tokio::try_join!(plan, stream, copy, checkpoint)?;
         }
         (Pass::Drain, _) => {
             let wraps = wraps::run(task.clone(), pages, done_in);

@@ -20,11 +20,13 @@ pub const SLICES_PER_TASK: u64 = 256;
 /// Names of slices that are listed at once.
 const PAGE: usize = 1000;
 
-/// Walks the slices of an organization in order, channel by channel.
+/// Walks the slices of an organization, or of one channel of it, in order,
+/// channel by channel.
 pub struct SliceWalk {
     store: SharedStore,
     registry: Registry,
     org: OrgId,
+    only: Option<ChannelId>,
     channel: Option<ChannelId>,
     in_channel: bool,
     after: Option<String>,
@@ -33,14 +35,22 @@ pub struct SliceWalk {
 }
 
 impl SliceWalk {
-    /// From the first slice at or after `from`.
-    pub fn new(store: SharedStore, registry: Registry, org: OrgId, from: Option<&SliceId>) -> Self {
+    /// From the first slice at or after `from`; of the channel `only`, if given.
+    pub fn new(
+        store: SharedStore,
+        registry: Registry,
+        org: OrgId,
+        only: Option<ChannelId>,
+        from: Option<&SliceId>,
+    ) -> Self {
+        let channel = from.map(|s| s.channel.clone()).or_else(|| only.clone());
         Self {
             store,
             registry,
             org,
-            channel: from.map(|s| s.channel.clone()),
-            in_channel: from.is_some(),
+            only,
+            in_channel: channel.is_some(),
+            channel,
             after: from.and_then(|s| s.hour.previous()).map(|h| h.to_string()),
             listed_at_once: PAGE,
             page: Vec::new().into_iter(),
@@ -62,6 +72,8 @@ impl SliceWalk {
             }
             match self.channel.clone() {
                 Some(channel) if self.in_channel => self.next_page(&channel).await?,
+                // The only channel is through.
+                Some(_) if self.only.is_some() => return Ok(None),
                 at => {
                     let next = patiently(self.registry.clock(), || {
                         self.registry.channels(&self.org, at.as_ref(), 1)
@@ -191,6 +203,7 @@ pub(super) async fn slices_of_task(
             shared.store.clone(),
             shared.registry.clone(),
             task.org.clone(),
+            task.channel.clone(),
             Some(&from),
         )
         // And the next task's first, which ends it.
@@ -218,15 +231,22 @@ pub(super) async fn slices_of_task(
     Ok(())
 }
 
-/// Counts the slices of an organization.
+/// Counts the slices of an organization, or of one channel of it.
 pub async fn count_slices(
     store: &SharedStore,
     registry: &Registry,
     org: &OrgId,
+    channel: Option<&ChannelId>,
 ) -> Result<u64, TaskError> {
     // The organization must be known, or the count of nothing would look fine.
     registry.org(org).await?;
-    let mut walk = SliceWalk::new(store.clone(), registry.clone(), org.clone(), None);
+    let mut walk = SliceWalk::new(
+        store.clone(),
+        registry.clone(),
+        org.clone(),
+        channel.cloned(),
+        None,
+    );
     let mut n = 0;
     while walk.next().await?.is_some() {
         n += 1;

@@ -96,7 +96,7 @@ async fn one_key(
         Err(error) => Err(error.into()),
         Ok(()) => match task.pass {
             Pass::Rewrite => wrap_anew(task, page, &row, effort).await?,
-            Pass::Verify | Pass::Drain => prove(task, &row, effort).await?,
+            _ => prove(task, page, &row, effort).await?,
         },
     };
     answers.insert(id, answer.clone());
@@ -194,10 +194,13 @@ async fn side_at_fault<'a>(
 
 async fn prove(
     task: &TaskRun,
+    page: &Page,
     row: &KeyRowBody,
     effort: &mut Effort,
 ) -> Result<Result<(), KeyFault>, TaskError> {
-    if let Err(fault) = wraps::is_as_the_job_left_it(task, row).await? {
+    if let Err(fault) =
+        wraps::is_as_the_job_left_it(task, &page.view, page.tally.slice.id.hour, row).await?
+    {
         return Ok(Err(fault));
     }
     let shared = &task.shared;

@@ -58,7 +58,7 @@ async fn read_slice(
     // shall be one batch of a slice at most. So a page that is rewritten has no
     // more rows than a batch; of a slice one is under way, or two halves, and the
     // next is read meanwhile. Throughput comes from the number of slices.
-    let rewrites = task.pass == Pass::Rewrite && task.mode == Mode::Reencrypt;
+    let rewrites = task.pass == Pass::Rewrite && task.mode() == Mode::Reencrypt;
     let limit = PageLimit {
         rows: if rewrites {
             limits.page_rows.min(limits.batch_rows)
@@ -72,8 +72,8 @@ async fn read_slice(
         },
     };
     let consistency = match task.pass {
-        Pass::Rewrite | Pass::Verify => Consistency::Quorum,
-        Pass::Drain => Consistency::All,
+        Pass::Rewrite | Pass::Verify | Pass::Copy => Consistency::Quorum,
+        Pass::Drain | Pass::Sweep => Consistency::All,
     };
     let channel = &ticket.slice.channel;
     let mut view = task.views.young(shared, &task.org, channel).await?;
@@ -174,7 +174,7 @@ async fn read_slice(
             for stored in part {
                 let looking = Looking {
                     pass: task.pass,
-                    mode: task.mode,
+                    mode: task.mode(),
                     job_epoch: task.epoch,
                 };
                 let mut what = triage(&looking, &view, &stored.cell, stored.ttl_s, answered_at);

@@ -102,6 +102,10 @@ mod tests {
                 floor: Epoch::ZERO,
                 workspaces_had: vec![workspace],
                 created_ms: 0,
+                outgoing: None,
+                incoming: None,
+                came_from: Vec::new(),
+                places_had: Vec::new(),
             },
             read_at: BootTime(std::time::Duration::ZERO),
         }

@@ -11,7 +11,7 @@ use crate::crypto::{
     CellError, CellKey, KeyId, KeyRowBody, MessageLocus, check_commitment, scope_fits,
 };
 use crate::ids::{CmkArn, OrgId};
-use crate::job::{Effort, Pass, SliceId};
+use crate::job::{Effort, Mode, Pass, SliceId};
 use crate::keys::SliceKeys;
 use crate::killpoint;
 use crate::kms::{KmsClass, KmsError};
@@ -19,7 +19,7 @@ use crate::pipeline::parking::Canary;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::work::{Blocked, OpenablePage, Page, Tally, key_ids};
 use crate::pipeline::wraps;
-use crate::pipeline::{TaskError, TaskRun};
+use crate::pipeline::{Goal, TaskError, TaskRun};
 use crate::registry::{ChannelView, Desired};
 use crate::scope::Scope;
 use crate::store::{KeyRow, SliceKey, StoreErrorClass};
@@ -248,15 +248,12 @@ async fn open_key(
         Ok(row) => row,
         Err(error) => return Ok(Err(error.into())),
     };
-    if let Err(error) = scope_fits(
-        &row.scope,
-        &asked(task, &ring.address, view)?,
-        &view.channel_row.workspaces_had,
-    ) {
+    let asked = asked(task, &ring.address, view)?;
+    if let Err(error) = scope_fits(&row.scope, &asked, &view.channel_row.workspaces_had) {
         return Ok(Err(error.into()));
     }
     if task.pass == Pass::Verify
-        && let Err(fault) = wraps::is_as_the_job_left_it(task, &row).await?
+        && let Err(fault) = wraps::is_as_the_job_left_it(task, view, asked.hour, &row).await?
     {
         return Ok(Err(fault));
     }
@@ -379,16 +376,17 @@ pub(super) async fn canary(
             let mut why = task.why();
             why.code = crate::kms::ReasonCode::Canary;
             effort.kms_calls += 1;
-            let answer = match task.mode {
-                crate::job::Mode::Reencrypt => {
-                    shared.kms.decrypt(cmk, &wrap, &scope, &why).await.map(drop)
-                }
+            let answer = match &task.goal {
                 // The rewrap role has no Decrypt.
-                crate::job::Mode::Rewrap => shared
+                Goal::Rekey {
+                    mode: Mode::Rewrap,
+                    to_cmk,
+                } => shared
                     .kms
-                    .re_encrypt(cmk, &wrap, &task.to_cmk, &scope, &why)
+                    .re_encrypt(cmk, &wrap, to_cmk, &scope, &why)
                     .await
                     .map(drop),
+                _ => shared.kms.decrypt(cmk, &wrap, &scope, &why).await.map(drop),
             };
             match answer {
                 Ok(()) => Canary::Answers,

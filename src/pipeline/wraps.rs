@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 
 use crate::crypto::{CellError, KeyId, KeyRowBody};
 use crate::epoch::Epoch;
-use crate::ids::CmkArn;
+use crate::ids::{CmkArn, Hour};
 use crate::job::Mode;
 use crate::keys::SliceKeys;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::unwrap::KeyFault;
 use crate::pipeline::work::{Page, Tally, key_ids};
-use crate::pipeline::{TaskError, TaskRun};
+use crate::pipeline::{Goal, TaskError, TaskRun};
 use crate::registry::ChannelView;
 
 /// The wrap of a key that is tried: the highest on the allow-list. The list is
@@ -42,19 +42,36 @@ pub(super) async fn choose(
 
 /// Whether a key's wrap is at the job's epoch or above and under the CMK that
 /// its epoch names.
+///
+/// For a move it is the scope that counts: the key was made for the workspace
+/// the channel is in. Not if a later move took the channel on: then some cells
+/// are still of this one and some of that one, and that one will prove its own.
 pub(super) async fn is_as_the_job_left_it(
     task: &TaskRun,
+    view: &ChannelView,
+    hour: Hour,
     row: &KeyRowBody,
 ) -> Result<Result<(), KeyFault>, TaskError> {
+    let (mode, to_cmk) = match &task.goal {
+        Goal::Rekey { mode, to_cmk } => (*mode, to_cmk),
+        Goal::MoveInPlace | Goal::Copy(_) => {
+            let is_latest = view.channel_row.epoch == task.epoch;
+            return Ok(if is_latest && row.scope != view.scope(hour) {
+                Err(KeyFault::Bad("scope_of_before_the_move".to_owned()))
+            } else {
+                Ok(())
+            });
+        }
+    };
     if row.wrap_epoch < task.epoch {
         // A rewrap mends this. In a re-encryption no cell of the new epoch may
         // name such a key, so somebody put it there.
-        return Ok(Err(match task.mode {
+        return Ok(Err(match mode {
             Mode::Rewrap => KeyFault::Find,
             Mode::Reencrypt => KeyFault::Bad("wrap_below_job".to_owned()),
         }));
     }
-    let code = match cmk_of(task, row.wrap_epoch).await? {
+    let code = match cmk_of(task, to_cmk, row.wrap_epoch).await? {
         Some(cmk) if cmk == row.cmk => return Ok(Ok(())),
         Some(_) => "wrap_under_other_cmk",
         // The epoch of a wrap is no proof: one that was never given out could
@@ -67,9 +84,9 @@ pub(super) async fn is_as_the_job_left_it(
 /// The CMK that an epoch names, by the activations of the organization. They
 /// are read again before an epoch is called unknown: a later job may have been
 /// activated since.
-async fn cmk_of(task: &TaskRun, epoch: Epoch) -> Result<Option<CmkArn>, TaskError> {
+async fn cmk_of(task: &TaskRun, own: &CmkArn, epoch: Epoch) -> Result<Option<CmkArn>, TaskError> {
     if epoch == task.epoch {
-        return Ok(Some(task.to_cmk.clone()));
+        return Ok(Some(own.clone()));
     }
     if let Some(cmk) = task.later_epochs.read().await.get(&epoch) {
         return Ok(Some(cmk.clone()));
@@ -93,13 +110,16 @@ pub(super) async fn run(
     done: mpsc::Sender<Tally>,
 ) -> Result<(), TaskError> {
     while let Some(mut page) = pages.recv().await {
-        let keys = &page.tally.slice.clone().keys;
+        let slice = page.tally.slice.clone();
+        let (keys, hour) = (&slice.keys, slice.id.hour);
         let mut faults = std::collections::HashMap::new();
         for id in key_ids(&page.cells) {
             let rows = keys.rows(&task, Some(id)).await?;
             let fault = match choose(&task, &rows, &page.view, id).await? {
                 Err(error) => Some(KeyFault::from(error)),
-                Ok(row) => is_as_the_job_left_it(&task, &row).await?.err(),
+                Ok(row) => is_as_the_job_left_it(&task, &page.view, hour, &row)
+                    .await?
+                    .err(),
             };
             faults.insert(id, fault);
         }

@@ -1,7 +1,7 @@
 //! Why the registry does not do what it is asked.
 
 use crate::ids::{ChannelId, CmkArn, JobId, OrgId, WorkspaceId};
-use crate::registry::TimingError;
+use crate::registry::{ChannelName, TimingError};
 use crate::store::{StoreError, StoreErrorClass};
 
 /// Why the registry did not do what it was asked.
@@ -124,6 +124,59 @@ pub enum Refusal {
         from: CmkArn,
         /// The target.
         to: CmkArn,
+    },
+    /// There is no such channel.
+    #[error("unknown_channel: organization `{org}` has no channel `{channel}` in the registry")]
+    UnknownChannel {
+        /// The organization.
+        org: OrgId,
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The channel is not in the workspace that the move names.
+    #[error(
+        "wrong_workspace: channel `{}` of `{}` is in workspace `{has}`, not `{}`", channel.channel, channel.org, channel.workspace
+    )]
+    WrongWorkspace {
+        /// The channel as the move names it.
+        channel: ChannelName,
+        /// Where it is.
+        has: WorkspaceId,
+    },
+    /// The destination is a channel already.
+    #[error(
+        "destination_exists: `{0}` is a channel already; name a channel id that is not in use there"
+    )]
+    DestinationExists(ChannelName),
+    /// The channel is being copied.
+    #[error(
+        "move_running: `{channel}` is being copied by job {job}; ask again when `rekeyd status {job}` says that it is draining and every client follows it, or cancel that job"
+    )]
+    MoveRunning {
+        /// The channel.
+        channel: ChannelName,
+        /// The job that copies it.
+        job: JobId,
+    },
+    /// The channel has gone to another name.
+    #[error("moved_away: `{channel}` has gone to `{to}`; move it from there")]
+    MovedAway {
+        /// The channel.
+        channel: ChannelName,
+        /// Where it is.
+        to: ChannelName,
+    },
+    /// One of two organizations has not consented.
+    #[error(
+        "no_consent: `{org}` has no valid consent to move `{from}` to `{to}`; an operator enters it with `rekeyd org consent-move {org} --from {from} --to {to} --until <TIME>`, in both organizations"
+    )]
+    NoConsent {
+        /// The organization that has not.
+        org: OrgId,
+        /// From where.
+        from: ChannelName,
+        /// To where.
+        to: ChannelName,
     },
     /// The counter of epochs has come to its end.
     #[error("epoch_exhausted: `{0}` has used up its epochs")]

@@ -5,20 +5,27 @@
 //! |---|---|
 //! | `authority` | who may ask for what, and the batch that makes it so |
 //! | `error` | why the registry does not do what it is asked |
+//! | `moves` | the same as `authority` for channel moves, and the phases of a copy |
+//! | `route` | where a channel's records are read, written and deleted now |
 //! | `rows` | the rows of an organization's partition |
 //! | `timing` | the waits that workers and clients share |
 //! | `view` | what a reader of the registry knows, and from when |
 
 mod authority;
 mod error;
+mod moves;
+mod route;
 mod rows;
 mod timing;
 mod view;
 
 pub use error::{Refusal, RegistryError};
+pub use moves::{CalledOff, Stepped};
+pub use route::{Places, Route};
 pub use rows::{
-    ACTIVATION_PREFIX, ActivationRow, CHANNEL_PREFIX, CMK_PREFIX, ChannelRow, CmkAccess, CmkRole,
-    CmkRow, ORG_ROW, OrgRow,
+    ACTIVATION_PREFIX, ActivationRow, CHANNEL_PREFIX, CMK_PREFIX, CONSENT_PREFIX, ChannelName,
+    ChannelRow, CmkAccess, CmkRole, CmkRow, ConsentRow, CopyPhase, Incoming, MOVE_PREFIX, MoveRow,
+    ORG_ROW, OrgRow, Origin, Outgoing,
 };
 pub use timing::{Timing, TimingError};
 pub use view::{AllowList, ChannelView, Desired};
@@ -312,6 +319,10 @@ impl Registry {
             floor: Epoch::ZERO,
             workspaces_had: vec![workspace.clone()],
             created_ms: self.clock.wall().unix_ms(),
+            outgoing: None,
+            incoming: None,
+            came_from: Vec::new(),
+            places_had: Vec::new(),
         };
         let write = insert(&channel_id(channel), &row);
         // Losing the race is fine: the winner's row is read below.

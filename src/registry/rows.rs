@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
-use crate::ids::{CmkArn, ExternalId, JobId, Place, RoleArn, WorkspaceId};
-use crate::job::Mode;
+use crate::ids::{ChannelId, CmkArn, ExternalId, JobId, OrgId, Place, RoleArn, WorkspaceId};
+use crate::job::{Mode, MoveKind};
 
 /// Row id of the organization itself.
 pub const ORG_ROW: &str = "org";
@@ -12,8 +12,14 @@ pub const ORG_ROW: &str = "org";
 pub const CHANNEL_PREFIX: &str = "channel/";
 /// Prefix of the rows of allowed CMKs; the ARN follows.
 pub const CMK_PREFIX: &str = "cmk/";
-/// Prefix of the rows of activated jobs; the job id follows.
+/// Prefix of the rows of activated rekeys; the job id follows.
 pub const ACTIVATION_PREFIX: &str = "activation/";
+/// Prefix of the rows of activated moves; the job id follows. A move to another
+/// organization has one in both.
+pub const MOVE_PREFIX: &str = "move/";
+/// Prefix of the rows that consent to a move between two organizations; see
+/// [`ConsentRow`].
+pub const CONSENT_PREFIX: &str = "consent/";
 
 /// The organization: its epochs, its CMK, its floors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +59,176 @@ pub struct ChannelRow {
     pub workspaces_had: Vec<WorkspaceId>,
     /// When the channel was entered, Unix milliseconds.
     pub created_ms: u64,
+    /// A copy of this channel to another place that is under way or was made.
+    /// The copy's phase stands here and nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outgoing: Option<Outgoing>,
+    /// The copy that this channel is the destination of, until every client is
+    /// in phase `moved`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<Incoming>,
+    /// Channels this one was copied from, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub came_from: Vec<Origin>,
+    /// Places this channel id has had before the present one. None is ever used
+    /// again (I14).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places_had: Vec<Place>,
+}
+
+/// Where clients read, write and delete while a channel is copied. Neighbouring
+/// phases are compatible (I14): a client that learns of a phase late does no
+/// harm to one that follows it.
+///
+/// | phase | read | write | delete |
+/// |---|---|---|---|
+/// | announced | source | source | destination, then source |
+/// | mirrored | source | destination, then source | destination, then source |
+/// | switched | destination | destination, then source | destination, then source |
+/// | moved | destination | destination | destination |
+/// | closed | destination | destination | destination |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyPhase {
+    /// Deletes go to both places.
+    Announced,
+    /// Writes too. The worker copies.
+    Mirrored,
+    /// Reads come from the destination. The worker copies once more.
+    Switched,
+    /// The source is left. The worker waits for late writes and sweeps it.
+    Moved,
+    /// The source is empty.
+    Closed,
+}
+
+impl CopyPhase {
+    /// All phases, in their order.
+    pub const ALL: [CopyPhase; 5] = [
+        CopyPhase::Announced,
+        CopyPhase::Mirrored,
+        CopyPhase::Switched,
+        CopyPhase::Moved,
+        CopyPhase::Closed,
+    ];
+
+    /// The word used in rows, commands and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CopyPhase::Announced => "announced",
+            CopyPhase::Mirrored => "mirrored",
+            CopyPhase::Switched => "switched",
+            CopyPhase::Moved => "moved",
+            CopyPhase::Closed => "closed",
+        }
+    }
+
+    /// Whether the copy may still be called off: nobody reads from the
+    /// destination yet.
+    pub fn may_be_cancelled(self) -> bool {
+        self < CopyPhase::Switched
+    }
+}
+
+impl std::fmt::Display for CopyPhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A channel by all that an application names it with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelName {
+    /// The organization.
+    pub org: OrgId,
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The channel.
+    pub channel: ChannelId,
+}
+
+impl std::fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.org, self.workspace, self.channel)
+    }
+}
+
+/// In the source's row: where its records are copied to, and how far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outgoing {
+    /// The job.
+    pub job: JobId,
+    /// How far it is.
+    pub phase: CopyPhase,
+    /// The destination.
+    pub to: ChannelName,
+}
+
+/// In the destination's row: whose copy it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Incoming {
+    /// The job.
+    pub job: JobId,
+    /// The organization of the source.
+    pub org: OrgId,
+    /// The source.
+    pub channel: ChannelId,
+}
+
+/// Where a channel was copied from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The job.
+    pub job: JobId,
+    /// The channel as it was named.
+    pub from: ChannelName,
+    /// The place its records were in.
+    pub place: Place,
+}
+
+/// A move that has changed the registry. Written in the same batch as the
+/// change, so a takeover cannot activate twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRow {
+    /// The job.
+    pub job: JobId,
+    /// How.
+    pub kind: MoveKind,
+    /// The epoch it was given, by the destination's organization.
+    pub epoch: Epoch,
+    /// From where.
+    pub from: ChannelName,
+    /// To where.
+    pub to: ChannelName,
+    /// The destination's place.
+    pub place: Place,
+    /// The CMK that was active in the destination's organization.
+    pub cmk: CmkArn,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// An operator's consent that a channel may go from one organization to another.
+/// It stands in the registries of both, under
+/// `consent/<source org>/<channel>/<destination org>/<channel>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsentRow {
+    /// From where.
+    pub from: ChannelName,
+    /// To where.
+    pub to: ChannelName,
+    /// Until when a move may be activated by it, Unix milliseconds.
+    pub expires_ms: u64,
+    /// Who entered it.
+    pub entered_by: String,
+    /// When, Unix milliseconds.
+    pub entered_ms: u64,
 }
 
 /// What an allowed CMK may be used for.

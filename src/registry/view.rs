@@ -16,6 +16,10 @@ pub struct Desired {
     pub cell_epoch: Epoch,
     /// Keys should be wrapped at this epoch or a newer one.
     pub wrap_epoch: Epoch,
+    /// Keys with an older wrap than this do not seal: they are of an older
+    /// generation of the organization. A move raises `cell_epoch` and not this,
+    /// for its keys are told apart by their scope.
+    pub key_epoch: Epoch,
     /// The CMK that wraps them.
     pub cmk: CmkArn,
 }
@@ -41,6 +45,7 @@ impl ChannelView {
         Desired {
             cell_epoch: self.org_row.cell_epoch.max(self.channel_row.epoch),
             wrap_epoch: self.org_row.wrap_epoch,
+            key_epoch: self.org_row.cell_epoch,
             cmk: self.org_row.cmk.clone(),
         }
     }

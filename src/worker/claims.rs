@@ -14,7 +14,7 @@ use crate::clock::BootTime;
 use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
-use crate::pipeline::{self, Ended, TaskError, TaskRun, Views};
+use crate::pipeline::{self, Ended, Goal, TaskError, TaskRun, Views};
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 
@@ -90,9 +90,9 @@ impl Finder {
                 break;
             };
             self.turn.push_back(org.clone());
-            let of_org = self.jobs.iter().filter(|job| job.request.org == org);
+            let of_org = self.jobs.iter().filter(|job| *job.request.org() == org);
             for job in of_org.cloned().collect::<Vec<_>>() {
-                if let Some(hold) = self.claim_of(worker, job.request.job_id, &job).await? {
+                if let Some(hold) = self.claim_of(worker, job.request.job_id(), &job).await? {
                     return Ok(Some(Claimed { job, hold }));
                 }
             }
@@ -111,7 +111,7 @@ impl Finder {
         let open = open_jobs::read(worker).await?;
         self.jobs = open.into_iter().map(|seen| seen.row).collect();
         self.listed = Some(now);
-        let orgs: BTreeSet<&OrgId> = self.jobs.iter().map(|job| &job.request.org).collect();
+        let orgs: BTreeSet<&OrgId> = self.jobs.iter().map(|job| job.request.org()).collect();
         self.turn.retain(|org| orgs.contains(org));
         for org in orgs {
             if !self.turn.contains(org) {
@@ -120,7 +120,7 @@ impl Finder {
         }
         let jobs = &self.jobs;
         self.seen
-            .retain(|(id, _), _| jobs.iter().any(|job| job.request.job_id == *id));
+            .retain(|(id, _), _| jobs.iter().any(|job| job.request.job_id() == *id));
         Ok(())
     }
 
@@ -210,23 +210,24 @@ async fn run_task(
         shared.parking.try_all();
     }
     let span = tracing::info_span!(
-        "task", org = %request.org, job = %request.job_id, task = %task_id,
+        "task", org = %request.org(), job = %request.job_id(), task = %task_id,
         pass = round.pass.as_str(), worker = %worker.name.worker
     );
     // Stops for two reasons: the worker is asked to, or the job has no use for
     // the task any more.
     let (stop_task, stopped) = watch::channel(false);
+    let (org, channel) = job.scans(round.pass);
     let run = Arc::new(TaskRun {
-        allow_list: RwLock::new(Arc::new(shared.registry.allow_list(&request.org).await?)),
+        allow_list: RwLock::new(Arc::new(shared.registry.allow_list(&org).await?)),
         views: Views::default(),
         later_epochs: RwLock::default(),
         shared: shared.clone(),
-        job: request.job_id,
-        org: request.org.clone(),
-        requested_by: request.requested_by.clone(),
-        mode: request.mode,
+        job: request.job_id(),
+        org,
+        channel,
+        requested_by: request.requested_by().to_owned(),
+        goal: Goal::of(request),
         epoch: activated.epoch,
-        to_cmk: request.to_cmk.clone(),
         pass: round.pass,
         round: round.number,
         rewrite_round: job.rewrite_round,
@@ -305,7 +306,7 @@ async fn stop_when_unwanted(
     mut stop: watch::Receiver<bool>,
     stop_task: &watch::Sender<bool>,
 ) -> Result<Ended, TaskError> {
-    let (org, id) = (&job.request.org, job.request.job_id);
+    let (org, id) = (job.request.org(), job.request.job_id());
     loop {
         let asked = *stop.borrow();
         let wanted = match worker.shared.book.get(org, id).await {

@@ -4,6 +4,16 @@
 //! step is one conditional write, and a takeover goes on from the state it
 //! finds. An operator's command (cancel, retry) changes the row under the
 //! driver, which then reads it again and goes on from there.
+//!
+//! | file | what |
+//! |---|---|
+//! | `rekey` | what only a rekey does |
+//! | `moves` | what only a channel move does |
+//! | `sum` | the tasks of a round, added up |
+
+mod moves;
+mod rekey;
+mod sum;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +21,20 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tracing::Instrument;
 
-use crate::audit::{Record, RecordType, StreamRef};
+use crate::audit::{Record, RecordType};
 use crate::clock::WallTime;
-use crate::ids::CmkArn;
 use crate::job::{
-    Activated, Counts, Effort, HoldError, JobHold, JobRow, JobState, Pass, Round, TaskRow,
-    TaskState, Verdict, Versioned, note_stream,
+    Counts, HoldError, JobHold, JobMessage, JobRow, JobState, Pass, Round, TaskRow, Verdict,
+    Versioned,
 };
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
 use crate::pipeline::patiently;
-use crate::registry::{ActivationRow, RegistryError};
+use crate::registry::{CopyPhase, RegistryError};
 use crate::telemetry::waiting::Part;
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
+use sum::Sum;
 
 /// Drives a job until it is at an end or has to wait for a time, the lease is
 /// lost or the worker stops.
@@ -36,7 +46,7 @@ pub(super) async fn run(
 ) -> Result<(), WorkerError> {
     let row = hold.row().await;
     let span = tracing::info_span!(
-        "job", org = %row.request.org, job = %row.request.job_id, worker = %worker.name.worker
+        "job", org = %row.request.org(), job = %row.request.job_id(), worker = %worker.name.worker
     );
     let driver = Driver {
         worker: &worker,
@@ -120,12 +130,21 @@ impl Driver<'_> {
         match job.state {
             JobState::Queued => self.queued(job).await,
             JobState::Preflight => self.preflight(job).await,
-            JobState::Activating => self.activate(job).await,
+            JobState::Activating => match &job.request {
+                JobMessage::Rekey(request) => self.activate_rekey(job, request).await,
+                JobMessage::Move(request) => self.activate_move(job, request).await,
+            },
             JobState::Settling => self.settle(job).await,
             JobState::Rewriting => self.rewrite(job).await,
             JobState::Verifying => self.verify(job).await,
             JobState::Verified => self.verified(job).await,
-            JobState::Draining => self.drain(job).await,
+            JobState::Draining => match &job.request {
+                JobMessage::Rekey(request) => self.drain_rekey(job, request).await,
+                JobMessage::Move(request) if job.copy.is_some() => {
+                    self.drain_copy(job, request).await
+                }
+                JobMessage::Move(request) => self.drain_in_place(job, request).await,
+            },
             JobState::Blocked => self.blocked(job).await,
             JobState::Drained | JobState::Failed | JobState::Cancelled => Ok(()),
         }
@@ -134,7 +153,7 @@ impl Driver<'_> {
     async fn queued(&self, job: &JobRow) -> Result<(), WorkerError> {
         let now = self.worker.shared.clock.wall();
         let micros = |t: jiff::Timestamp| WallTime(t.as_microsecond());
-        if let Some(end) = job.request.not_after
+        if let Some(end) = job.request.not_after()
             && now >= micros(end)
         {
             return self
@@ -144,7 +163,7 @@ impl Driver<'_> {
                 )
                 .await;
         }
-        if let Some(begin) = job.request.not_before
+        if let Some(begin) = job.request.not_before()
             && now < micros(begin)
         {
             return self.look_again().await;
@@ -181,45 +200,6 @@ impl Driver<'_> {
         }
     }
 
-    async fn activate(&self, job: &JobRow) -> Result<(), WorkerError> {
-        let request = &job.request;
-        let shared = &self.worker.shared;
-        killpoint::reach("job_before_activate");
-        let activated = shared
-            .registry
-            .activate_rekey(
-                &request.org,
-                request.job_id,
-                request.from_cmk.as_ref(),
-                &request.to_cmk,
-                request.mode,
-                || self.hold.is_trusted(),
-            )
-            .await;
-        let activation = match activated {
-            Ok(activation) => activation,
-            Err(RegistryError::Refused(refusal)) => {
-                return self.fail(job, &refusal.to_string()).await;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        killpoint::reach("job_after_activate");
-        let mut record = Record::registry(&request.org, "activate", None, &self.why(job));
-        record.cmk = Some(activation.from_cmk.clone());
-        record.cmk_to = Some(activation.to_cmk.clone());
-        record.wrap_epoch = Some(activation.epoch);
-        shared.audit.record(record);
-        let why = format!("epoch {} is under {}", activation.epoch, activation.to_cmk);
-        self.go(job, JobState::Settling, &why, |row| {
-            row.activated = Some(Activated {
-                epoch: activation.epoch,
-                from_cmk: activation.from_cmk,
-                at_ms: activation.at_ms,
-            });
-        })
-        .await
-    }
-
     /// Waits until no writer can still follow the old state. A takeover waits
     /// the whole span again, on its own clock: it cannot know when the registry
     /// was changed by that clock.
@@ -230,6 +210,9 @@ impl Driver<'_> {
             .sleep(Duration::from_millis(shared.timing.settle_ms()))
             .await;
         killpoint::reach("job_after_settling");
+        if let (Some(request), Some(phase)) = (job.request.channel_move(), moves::phase(job)) {
+            return self.phase_settled(job, request, phase).await;
+        }
         self.go(
             job,
             JobState::Rewriting,
@@ -240,6 +223,9 @@ impl Driver<'_> {
     }
 
     async fn rewrite(&self, job: &JobRow) -> Result<(), WorkerError> {
+        if let (Some(request), Some(phase)) = (job.request.channel_move(), moves::phase(job)) {
+            return self.rewrite_copy(job, request, phase).await;
+        }
         let round = self.round(job, Pass::Rewrite).await?;
         let Some(tasks) = self.tasks(job, &round).await? else {
             return Ok(());
@@ -282,11 +268,14 @@ impl Driver<'_> {
             return self.block(job, &sum).await;
         }
         let until = self.drain_end();
-        let verdict = match self.lapsed(job).await? {
-            Some(lapsed) => lapsed,
-            None => Verdict::NotNeeded {
-                old: old_cmk(job),
-                after: until.to_string(),
+        let verdict = match &job.request {
+            JobMessage::Move(request) => self.proven(request, until).await?,
+            JobMessage::Rekey(request) => match self.lapsed(job, request).await? {
+                Some(lapsed) => lapsed,
+                None => Verdict::NotNeeded {
+                    old: rekey::old_cmk(job, request),
+                    after: until.to_string(),
+                },
             },
         };
         let why = format!("{} rows proven", sum.counts.scanned);
@@ -312,6 +301,11 @@ impl Driver<'_> {
             return self.look_again().await;
         }
         waiting.clear(Part::Replicas);
+        if let (Some(request), Some(_)) = (job.request.channel_move(), moves::phase(job)) {
+            return self
+                .step(job, request, CopyPhase::Moved, &Sum::default())
+                .await;
+        }
         let until = self.drain_end();
         self.go(
             job,
@@ -331,131 +325,34 @@ impl Driver<'_> {
         shared.clock.wall().plus(wait)
     }
 
-    async fn drain(&self, job: &JobRow) -> Result<(), WorkerError> {
-        let shared = &self.worker.shared;
-        if job.round.is_none() {
-            let until_ms = job.drain_until_ms.unwrap_or(0);
-            if shared.clock.wall().unix_ms() < until_ms {
-                return self.look_again().await;
-            }
+    /// Whether the drain's wait is not over yet.
+    fn still_drains(&self, job: &JobRow) -> bool {
+        let now_ms = self.worker.shared.clock.wall().unix_ms();
+        job.round.is_none() && now_ms < job.drain_until_ms.unwrap_or(0)
+    }
+
+    /// The scan at all replicas after the drain's wait, once it has found
+    /// nothing; `None` while it waits or runs, or if it led elsewhere.
+    async fn drain_scan(&self, job: &JobRow) -> Result<Option<Sum>, WorkerError> {
+        if self.still_drains(job) {
+            self.look_again().await?;
+            return Ok(None);
         }
         let round = self.round(job, Pass::Drain).await?;
         let Some(tasks) = self.tasks(job, &round).await? else {
-            return Ok(());
+            return Ok(None);
         };
         let sum = Sum::of(&tasks);
         self.note_scan(job, "scan", &sum.counts);
         if sum.effort.finds > 0 {
-            return self.back_to_rewriting(job, &sum).await;
+            self.back_to_rewriting(job, &sum).await?;
+            return Ok(None);
         }
         if sum.counts.quarantined > 0 || sum.parked > 0 {
-            return self.block(job, &sum).await;
+            self.block(job, &sum).await?;
+            return Ok(None);
         }
-        let old = old_cmk(job);
-        let mut lapsed = self.lapsed(job).await?;
-        if lapsed.is_none() {
-            // Before the end is recorded: a takeover repeats this, and the end
-            // does not come without it.
-            let registry = &shared.registry;
-            if registry.make_source_only(&job.request.org, &old).await? {
-                let mut record =
-                    Record::registry(&job.request.org, "source_only", None, &self.why(job));
-                record.cmk = Some(old.clone());
-                shared.audit.record(record);
-            }
-            // From here on no job can make it active, so this look is the last.
-            lapsed = self.lapsed(job).await?;
-        }
-        let mut freed = Vec::new();
-        let verdict = match lapsed {
-            Some(lapsed) => lapsed,
-            None => {
-                freed = self.free_earlier(job, &old).await?;
-                self.last_words(job, old, freed.clone()).await?
-            }
-        };
-        self.note_scan(job, "verdict", &sum.counts);
-        tracing::info!(%verdict, "verdict");
-        self.go(job, JobState::Drained, &verdict.to_string(), |row| {
-            row.proof = sum.counts;
-            row.verdict = Some(verdict.to_string());
-            row.freed = freed;
-            sum.fold_into(row);
-        })
-        .await
-    }
-
-    /// CMKs that earlier jobs led away from without coming to their end (they
-    /// were cancelled): the scans of this job have shown that nothing is below
-    /// its epoch, so nothing is under them either. They too are no targets now.
-    async fn free_earlier(&self, job: &JobRow, old: &CmkArn) -> Result<Vec<CmkArn>, WorkerError> {
-        let registry = &self.worker.shared.registry;
-        let org = &job.request.org;
-        let own = job.activated.as_ref().map(|activated| activated.epoch);
-        let all = registry.activations(org).await?;
-        let list = registry.allow_list(org).await?;
-        let is_newer = |cmk: &CmkArn, all: &[ActivationRow]| {
-            all.iter()
-                .any(|other| Some(other.epoch) >= own && other.to_cmk == *cmk)
-        };
-        let earlier: std::collections::BTreeSet<CmkArn> = all
-            .iter()
-            .filter(|other| Some(other.epoch) < own)
-            .map(|other| other.from_cmk.clone())
-            .filter(|cmk| cmk != old && list.may_target(cmk) && !is_newer(cmk, &all))
-            .collect();
-        let mut freed = Vec::new();
-        for cmk in earlier {
-            if registry.make_source_only(org, &cmk).await? {
-                let mut record = Record::registry(org, "source_only", None, &self.why(job));
-                record.cmk = Some(cmk.clone());
-                self.worker.shared.audit.record(record);
-                freed.push(cmk);
-            }
-        }
-        // A job may have gone to one of them and on again since the first look.
-        // From here on none can, so this look is the last.
-        let all = registry.activations(org).await?;
-        freed.retain(|cmk| !is_newer(cmk, &all));
-        Ok(freed)
-    }
-
-    /// The good verdict, with the replicas that the old CMK has. A CMK that can
-    /// no longer be asked is none the less not needed.
-    async fn last_words(
-        &self,
-        job: &JobRow,
-        old: CmkArn,
-        also: Vec<CmkArn>,
-    ) -> Result<Verdict, WorkerError> {
-        let kms = &self.worker.shared.kms;
-        let replicas = match kms.describe(&old, &job.request.org, &self.why(job)).await {
-            Ok(described) => described.replicas,
-            Err(error) => {
-                tracing::warn!(%error, "the old CMK could not be described");
-                Vec::new()
-            }
-        };
-        Ok(Verdict::MayBeDisabled {
-            old,
-            also,
-            replicas,
-        })
-    }
-
-    /// A later job may have made the old CMK active again. It counts for ever,
-    /// even if the CMK is not active now: cells and keys of that job's epoch are
-    /// under it, and this job's scans pass over what is newer than its own.
-    async fn lapsed(&self, job: &JobRow) -> Result<Option<Verdict>, WorkerError> {
-        let registry = &self.worker.shared.registry;
-        let old = old_cmk(job);
-        let own = job.activated.as_ref().map(|activated| activated.epoch);
-        let lapsed = registry
-            .activations(&job.request.org)
-            .await?
-            .iter()
-            .any(|later| Some(later.epoch) > own && later.to_cmk == old);
-        Ok(lapsed.then_some(Verdict::Lapsed { old }))
+        Ok(Some(sum))
     }
 
     async fn back_to_rewriting(&self, job: &JobRow, sum: &Sum) -> Result<(), WorkerError> {
@@ -474,11 +371,7 @@ impl Driver<'_> {
     /// Something waits for a person or a customer. The round stays: its parked
     /// tasks are claimed again when their time comes.
     async fn block(&self, job: &JobRow, sum: &Sum) -> Result<(), WorkerError> {
-        let verdict = Verdict::MustNotBeDisabled {
-            old: old_cmk(job),
-            blocked_slices: sum.blocked_slices,
-            quarantined: sum.counts.quarantined,
-        };
+        let verdict = waits(job, sum);
         self.go(job, JobState::Blocked, &sum.reasons(), |row| {
             row.blocked_slices = sum.blocked_slices;
             row.verdict = Some(verdict.to_string());
@@ -515,16 +408,22 @@ impl Driver<'_> {
             .worker
             .shared
             .book
-            .tasks(job.request.job_id, round.number)
+            .tasks(job.request.job_id(), round.number)
             .await?;
         let sum = Sum::of(&tasks);
+        if sum.parked > 0 && round.pass == Pass::Copy && moves::leaves_behind(job) {
+            return self
+                .go(
+                    job,
+                    JobState::Rewriting,
+                    "an operator leaves behind what waits for a key",
+                    |_| {},
+                )
+                .await;
+        }
         if sum.parked > 0 || sum.open > 0 {
             if sum.blocked_slices != job.blocked_slices {
-                let verdict = Verdict::MustNotBeDisabled {
-                    old: old_cmk(job),
-                    blocked_slices: sum.blocked_slices,
-                    quarantined: sum.counts.quarantined,
-                };
+                let verdict = waits(job, &sum);
                 self.hold
                     .save(|row| {
                         row.blocked_slices = sum.blocked_slices;
@@ -535,14 +434,16 @@ impl Driver<'_> {
             }
             return self.look_again().await;
         }
-        if round.pass != Pass::Rewrite && sum.counts.quarantined > 0 {
+        let proves = matches!(round.pass, Pass::Verify | Pass::Drain);
+        if proves && sum.counts.quarantined > 0 {
             // Nobody can open these but a person who mends them or deletes them;
             // `retry` looks again.
             return self.look_again().await;
         }
         let to = match round.pass {
-            Pass::Rewrite => JobState::Rewriting,
+            Pass::Rewrite | Pass::Copy => JobState::Rewriting,
             Pass::Verify | Pass::Drain => JobState::Verifying,
+            Pass::Sweep => JobState::Draining,
         };
         self.go(job, to, "no slice is blocked any more", |row| {
             row.blocked_slices = 0;
@@ -569,7 +470,7 @@ impl Driver<'_> {
             .worker
             .shared
             .book
-            .tasks(job.request.job_id, round.number)
+            .tasks(job.request.job_id(), round.number)
             .await?;
         if Sum::of(&tasks).open > 0 {
             self.look_again().await?;
@@ -587,7 +488,7 @@ impl Driver<'_> {
     async fn fail(&self, job: &JobRow, reason: &str) -> Result<(), WorkerError> {
         // Among the dead letters first: a kill in between puts it there twice,
         // which is better than never.
-        let body = crate::job::JobMessage::Rekey(job.request.clone()).to_json();
+        let body = job.request.to_json();
         self.worker.queue.bury(&body, reason).await?;
         self.go(job, JobState::Failed, reason, |_| {}).await
     }
@@ -612,89 +513,35 @@ impl Driver<'_> {
     }
 
     fn why(&self, job: &JobRow) -> Use {
-        let mut why = Use::new(ReasonCode::Rekey, job.request.reason.clone());
-        why.job = Some(job.request.job_id);
-        why.requested_by = Some(job.request.requested_by.clone());
+        let mut why = Use::new(job.request.reason_code(), job.request.reason());
+        why.job = Some(job.request.job_id());
+        why.requested_by = Some(job.request.requested_by().to_owned());
         why
     }
 
     fn note_scan(&self, job: &JobRow, action: &'static str, counts: &Counts) {
         let mut why = self.why(job);
         why.code = ReasonCode::Verify;
-        let record = Record::verify(&job.request.org, action, audit_counts(counts), &why);
+        let record = Record::verify(job.request.org(), action, audit_counts(counts), &why);
         debug_assert_eq!(record.kind_of_record, RecordType::Verify);
         self.worker.shared.audit.record(record);
     }
 }
 
-fn old_cmk(job: &JobRow) -> CmkArn {
-    match (&job.activated, &job.request.from_cmk) {
-        (Some(activated), _) => activated.from_cmk.clone(),
-        (None, Some(from)) => from.clone(),
-        (None, None) => job.request.to_cmk.clone(),
-    }
-}
-
-/// The tasks of a round, added up.
-#[derive(Default)]
-struct Sum {
-    open: usize,
-    parked: usize,
-    counts: Counts,
-    effort: Effort,
-    blocked_slices: u64,
-    takeovers: u64,
-    codes: std::collections::BTreeMap<String, u64>,
-    streams: Vec<StreamRef>,
-}
-
-impl Sum {
-    fn of(tasks: &[Versioned<TaskRow>]) -> Self {
-        let mut sum = Self::default();
-        for task in tasks.iter().map(|task| &task.row) {
-            match task.state {
-                TaskState::Open => sum.open += 1,
-                TaskState::Parked => sum.parked += 1,
-                TaskState::Done => {}
-            }
-            sum.counts.add(&task.counts);
-            sum.effort.add(&task.effort);
-            sum.blocked_slices += task.blocked.len() as u64;
-            sum.takeovers += u64::from(task.takeovers);
-            for stream in &task.streams {
-                note_stream(&mut sum.streams, stream.clone());
-            }
-            for blocked in &task.blocked {
-                *sum.codes.entry(blocked.code.clone()).or_default() += 1;
-            }
-        }
-        sum
-    }
-
-    /// Why things wait, in one line.
-    fn reasons(&self) -> String {
-        let mut parts: Vec<String> = self
-            .codes
-            .iter()
-            .map(|(code, n)| format!("{n} slices {code}"))
-            .collect();
-        if self.counts.quarantined > 0 {
-            parts.push(format!("{} cells quarantined", self.counts.quarantined));
-        }
-        if parts.is_empty() {
-            parts.push("nothing waits any more".to_owned());
-        }
-        parts.join(", ")
-    }
-
-    /// Closes the round in the job's row, in the same write as the transition.
-    fn fold_into(&self, row: &mut JobRow) {
-        row.effort.add(&self.effort);
-        row.takeovers += self.takeovers;
-        row.blocked_slices = 0;
-        for stream in &self.streams {
-            note_stream(&mut row.streams, stream.clone());
-        }
-        row.round = None;
+/// What is said of a job that waits for a person or a customer.
+fn waits(job: &JobRow, sum: &Sum) -> Verdict {
+    let (blocked_slices, quarantined) = (sum.blocked_slices, sum.counts.quarantined);
+    match &job.request {
+        JobMessage::Rekey(request) => Verdict::MustNotBeDisabled {
+            old: rekey::old_cmk(job, request),
+            blocked_slices,
+            quarantined,
+        },
+        JobMessage::Move(request) => Verdict::MoveWaits {
+            from: request.source(),
+            to: request.destination(),
+            blocked_slices,
+            quarantined,
+        },
     }
 }

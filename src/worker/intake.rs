@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::audit::{Outcome, Record, RecordType};
 use crate::clock::SharedClock;
-use crate::job::{JobMessage, Recorded, RekeyRequest};
+use crate::job::{JobMessage, Recorded};
 use crate::killpoint;
-use crate::kms::{ReasonCode, Use};
+use crate::kms::Use;
 use crate::queue::{Delivery, QueueError, SharedQueue};
 use crate::registry::RegistryError;
 use crate::telemetry::metrics::{JOB_TRANSITIONS, QUEUE_MESSAGES};
@@ -165,12 +165,15 @@ impl Intake<'_> {
             Ok(message) => message,
             Err(error) => return self.refuse(delivery, None, error.to_string()).await,
         };
-        let request = message.request();
-        match shared
-            .registry
-            .authorize_target(&request.org, &request.to_cmk)
-            .await
-        {
+        let request = &message;
+        let authorized = match request {
+            JobMessage::Rekey(rekey) => {
+                let registry = &shared.registry;
+                registry.authorize_target(&rekey.org, &rekey.to_cmk).await
+            }
+            JobMessage::Move(request) => shared.registry.authorize_move(request).await,
+        };
+        match authorized {
             Ok(()) => {}
             Err(RegistryError::Refused(refusal)) => {
                 return self
@@ -180,7 +183,7 @@ impl Intake<'_> {
             Err(error) => return Err(error.into()),
         }
         let body_sha256 = message.body_sha256();
-        let mut queued = Record::transition(&request.org, None, "queued", &because(request));
+        let mut queued = Record::transition(request.org(), None, "queued", &because(request));
         queued.body_sha256 = Some(body_sha256.clone());
         // Before and after: a kill in between leaves no job without a record.
         shared.audit.record(queued.clone().intended());
@@ -193,7 +196,7 @@ impl Intake<'_> {
         if recorded == Recorded::Taken {
             let why = format!(
                 "job_id_taken: job {} was asked for with another body",
-                request.job_id
+                request.job_id()
             );
             return self.refuse(delivery, Some(request), why).await;
         }
@@ -211,14 +214,14 @@ impl Intake<'_> {
     async fn refuse(
         &self,
         delivery: &Delivery,
-        request: Option<&RekeyRequest>,
+        request: Option<&JobMessage>,
         reason: String,
     ) -> Result<Taken, WorkerError> {
         let code = reason.split(':').next().unwrap_or_default().to_owned();
         let mut record = Record::new(RecordType::Job, "refuse").ended(Outcome::Fatal, Some(code));
         if let Some(request) = request {
             record = record.because(&because(request));
-            record.org = Some(request.org.clone());
+            record.org = Some(request.org().clone());
         }
         self.worker.shared.audit.record(record);
         self.worker.shared.audit.durable().await?;
@@ -230,10 +233,10 @@ impl Intake<'_> {
     }
 }
 
-fn because(request: &RekeyRequest) -> Use {
-    let mut why = Use::new(ReasonCode::Rekey, request.reason.clone());
-    why.job = Some(request.job_id);
-    why.requested_by = Some(request.requested_by.clone());
+fn because(request: &JobMessage) -> Use {
+    let mut why = Use::new(request.reason_code(), request.reason());
+    why.job = Some(request.job_id());
+    why.requested_by = Some(request.requested_by().to_owned());
     why
 }
 

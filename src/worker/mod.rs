@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::audit::{AuditError, Record};
 use crate::job::{BookError, HoldError, JobRow, JobState, Transition, WorkerName};
-use crate::kms::{KmsError, ReasonCode, Use};
+use crate::kms::{KmsError, Use};
 use crate::pipeline::{Shared, TaskError};
 use crate::queue::{QueueError, SharedQueue};
 use crate::registry::RegistryError;
@@ -175,7 +175,7 @@ impl Worker {
         self.shared.audit.record(record);
         metrics::counter!(JOB_TRANSITIONS, "to" => step.to.as_str()).increment(1);
         tracing::info!(
-            org = %request.org, job = %request.job_id, from = step.from.as_str(),
+            org = %request.org(), job = %request.job_id(), from = step.from.as_str(),
             to = step.to.as_str(), why = %step.why, "job goes on"
         );
     }
@@ -183,10 +183,10 @@ impl Worker {
 
 fn transition_record(job: &JobRow, from: JobState, to: JobState, why: &str) -> Record {
     let request = &job.request;
-    let mut because = Use::new(ReasonCode::Rekey, why);
-    because.job = Some(request.job_id);
-    because.requested_by = Some(request.requested_by.clone());
-    Record::transition(&request.org, Some(from.as_str()), to.as_str(), &because)
+    let mut because = Use::new(request.reason_code(), why);
+    because.job = Some(request.job_id());
+    because.requested_by = Some(request.requested_by().to_owned());
+    Record::transition(request.org(), Some(from.as_str()), to.as_str(), &because)
 }
 
 /// The same counts, as the audit log writes them.

@@ -34,11 +34,14 @@ pub(super) async fn plan(
         });
     })
     .await?;
-    let request = hold.row().await.request;
+    let job = hold.row().await;
+    let request = &job.request;
+    let (org, channel) = job.scans(pass);
     let mut walk = SliceWalk::new(
         shared.store.clone(),
         shared.registry.clone(),
-        request.org.clone(),
+        org,
+        channel,
         None,
     );
     let mut cutter = Cutter::default();
@@ -59,11 +62,11 @@ pub(super) async fn plan(
             // A planner whose lease ran out must not add to a round that another
             // may have begun to work on.
             if !hold.is_trusted() {
-                return Err(HoldError::Lost(request.job_id.to_string()).into());
+                return Err(HoldError::Lost(request.job_id().to_string()).into());
             }
             shared
                 .book
-                .add_tasks(request.job_id, number, written, &waiting)
+                .add_tasks(request.job_id(), number, written, &waiting)
                 .await?;
             killpoint::reach("plan_half_written");
             written += waiting.len() as u32;

@@ -41,7 +41,7 @@ pub(super) async fn run(
             match free_jobs(&worker).await {
                 Ok(free) => {
                     for seen in free.into_iter().take(JOBS_AT_ONCE - driving.len()) {
-                        let org = seen.row.request.org.clone();
+                        let org = seen.row.request.org().clone();
                         if let Some(hold) = claim(&worker, org.as_str(), seen).await? {
                             driving.spawn(drive::run(worker.clone(), hold, stop.clone()));
                         }

@@ -28,7 +28,7 @@ pub async fn store(from: &SharedStore, to: &SharedStore) {
     }
     let registry = Registry::new(from.clone(), SystemClock::shared());
     for org in registry.orgs(None, PAGE).await.unwrap() {
-        let mut walk = SliceWalk::new(from.clone(), registry.clone(), org.clone(), None);
+        let mut walk = SliceWalk::new(from.clone(), registry.clone(), org.clone(), None, None);
         let mut slices = Vec::new();
         while let Some(slice) = walk.next().await.unwrap() {
             slices.push(slice);

@@ -203,6 +203,7 @@ impl Site {
             rig.registry.clone(),
             rig.org.clone(),
             None,
+            None,
         );
         let mut wrong = Vec::new();
         while let Some(slice) = walk.next().await.unwrap() {
@@ -297,7 +298,11 @@ impl Site {
         let Some(round) = job.round else {
             return BTreeSet::new();
         };
-        let tasks = self.rig.book.tasks(job.request.job_id, round.number).await;
+        let tasks = self
+            .rig
+            .book
+            .tasks(job.request.job_id(), round.number)
+            .await;
         let held = tasks.unwrap().into_iter().filter(|task| {
             let lease = task.row.lease.as_ref();
             lease.is_some_and(|lease| lease.worker == worker)

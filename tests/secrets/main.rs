@@ -208,6 +208,7 @@ async fn key_rows(rig: &Rig) -> Vec<(SliceKey, KeyRow)> {
         rig.registry.clone(),
         rig.org.clone(),
         None,
+        None,
     );
     while let Some(slice) = walk.next().await.unwrap() {
         let address = SliceKey::messages(&rig.org, &slice.channel, slice.hour);

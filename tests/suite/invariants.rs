@@ -14,7 +14,7 @@ use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::{ChannelId, Hour, RecordId};
 use rekeyd::job::{
-    HoldError, JobHold, JobRow, JobState, Mode, SliceId, TaskRow, WorkerName, is_free,
+    HoldError, JobHold, JobMessage, JobRow, JobState, Mode, SliceId, TaskRow, WorkerName, is_free,
 };
 use rekeyd::kms::local::CallRecord;
 use rekeyd::pipeline::plan::SliceWalk;
@@ -49,6 +49,7 @@ async fn contents(rig: &Rig) -> Contents {
         rig.store.clone(),
         rig.registry.clone(),
         rig.org.clone(),
+        None,
         None,
     );
     while let Some(slice) = walk.next().await.unwrap() {
@@ -325,7 +326,7 @@ async fn i05_nothing_is_written_before_the_settle_and_no_verdict_before_the_drai
         _ => None,
     });
     assert!(first_write.unwrap() >= activated_ms + timing.settle_ms());
-    let history = rig.book.history(&rig.org, job.request.job_id).await;
+    let history = rig.book.history(&rig.org, job.request.job_id()).await;
     let history = history.unwrap();
     let at = |state| history.iter().find(|step| step.to == state).unwrap().at_ms;
     assert!(at(JobState::Rewriting) >= at(JobState::Settling) + timing.settle_ms());
@@ -341,7 +342,10 @@ async fn i06_a_zombie_with_an_old_token_writes_no_control_row() {
     let rig = rig().await;
     let request = rig.request(&rig.new, Mode::Reencrypt);
     let id = request.job_id;
-    rig.book.record(&request, "hash", "test").await.unwrap();
+    rig.book
+        .record(&JobMessage::Rekey(request), "hash", "test")
+        .await
+        .unwrap();
     let timing = short_waits();
     let name = |worker: &str| WorkerName {
         worker: worker.to_owned(),
@@ -549,13 +553,13 @@ async fn i16_every_kms_call_and_every_transition_is_in_the_audit_log() {
     assert!(called.values().sum::<u32>() > 15);
     assert_eq!(called, audited);
 
-    let history = rig.book.history(&rig.org, job.request.job_id).await;
+    let history = rig.book.history(&rig.org, job.request.job_id()).await;
     for step in history.unwrap() {
         let is_it = |line: &&serde_json::Value| {
             line["action"] == "transition"
                 && line["from"] == step.from.as_str()
                 && line["to"] == step.to.as_str()
-                && line["job_id"] == job.request.job_id.to_string()
+                && line["job_id"] == job.request.job_id().to_string()
         };
         // Said before it was done, and after.
         let phases: Vec<String> = lines

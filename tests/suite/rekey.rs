@@ -3,7 +3,7 @@
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::JobId;
-use rekeyd::job::{JobState, Mode};
+use rekeyd::job::{JobMessage, JobState, Mode};
 use rekeyd::store::{Applied, ControlTable, ControlWrite, Expect};
 
 use crate::rig::Rig;
@@ -88,7 +88,10 @@ async fn a_job_that_is_missing_on_the_list_or_unreadable_stops_nobody() {
 
     let request = rig.request(&rig.new, Mode::Reencrypt);
     let job = request.job_id;
-    rig.book.record(&request, "hash", "test").await.unwrap();
+    rig.book
+        .record(&JobMessage::Rekey(request), "hash", "test")
+        .await
+        .unwrap();
     rig.book.unindex(&rig.org, job).await.unwrap();
     let worker = rig.worker().await;
     rig.wait_state(job, JobState::Drained).await;

@@ -325,6 +325,7 @@ impl Rig {
             self.registry.clone(),
             self.org.clone(),
             None,
+            None,
         );
         while let Some(slice) = walk.next().await.unwrap() {
             let view = self.registry.view(&self.org, &slice.channel).await.unwrap();

@@ -38,9 +38,9 @@ impl Inner {
             .map_err(|e| self.refuse(e, &slice, None, &scope, &desired.cmk, since, &why))?;
         let key = CellKey::derive(made.dek, &scope);
         let body = KeyRowBody {
-            // Its generation: at least the epoch of the cells it will seal, so
-            // that it is found again for them.
-            wrap_epoch: desired.wrap_epoch.max(desired.cell_epoch),
+            // Its generation: that of the organization, so that it is found again.
+            // Not the epoch of a channel's move, which names no CMK.
+            wrap_epoch: desired.wrap_epoch,
             provider: self.provider,
             commitment: key.commitment().clone(),
             created_ms: self.clock.wall().unix_ms(),

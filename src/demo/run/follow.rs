@@ -302,6 +302,8 @@ fn progress(row: &JobRow, tasks: &[TaskRow], done: u64) -> Option<String> {
         Pass::Rewrite => "rekey",
         Pass::Verify => "verify",
         Pass::Drain => "drain",
+        Pass::Copy => "copy",
+        Pass::Sweep => "sweep",
     };
     let planned = round.slices.max(1);
     let done = done.min(planned);
@@ -309,7 +311,7 @@ fn progress(row: &JobRow, tasks: &[TaskRow], done: u64) -> Option<String> {
     let takeovers: u32 = tasks.iter().map(|task| task.takeovers).sum();
     let mut line = format!(
         "{what} {}  {}/{} slices  {}.{} %  {} messages",
-        row.request.org,
+        row.request.org(),
         number(done),
         number(planned),
         done * 100 / planned,

@@ -6,7 +6,7 @@ use super::*;
 use crate::audit::Origin;
 use crate::clock::SystemClock;
 use crate::ids::{CmkArn, JobId, OrgId};
-use crate::job::{Mode, RekeyRequest};
+use crate::job::{JobMessage, Mode, RekeyRequest};
 use crate::store::sqlite::SqliteStore;
 
 struct Desk {
@@ -38,7 +38,9 @@ impl Desk {
             not_before: None,
             not_after: None,
         };
-        book.record(&request, "hash", "a test").await.unwrap();
+        book.record(&JobMessage::Rekey(request.clone()), "hash", "a test")
+            .await
+            .unwrap();
         Self {
             _dir: dir,
             book,
