@@ -32,7 +32,7 @@ async fn i12_the_same_message_ten_times_is_one_job() {
         rig.enqueue(request.clone()).await;
     }
     let worker = rig.worker().await;
-    rig.wait_state(request.job_id(), JobState::Drained).await;
+    rig.wait_state(request.job_id, JobState::Drained).await;
     worker.stop().await;
     assert_eq!(rig.book.jobs(&rig.org).await.unwrap().len(), 1);
     assert_eq!(
@@ -155,8 +155,12 @@ async fn a_job_id_is_taken_for_one_organization() {
         (&other, Recorded::Taken),
         (&request, Recorded::Before),
     ] {
-        let recorded = rig.book.record(request, "hash", "a test").await.unwrap();
-        assert_eq!(recorded, expected, "{}", request.org());
+        let recorded = rig
+            .book
+            .record(&JobMessage::Rekey(request.clone()), "hash", "a test")
+            .await
+            .unwrap();
+        assert_eq!(recorded, expected, "{}", request.org);
     }
     let of_other = rig.book.get(&other.org, other.job_id).await.unwrap();
     assert!(of_other.is_none());
