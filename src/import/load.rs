@@ -121,6 +121,17 @@ pub enum LoadError {
     /// A key row could not be made.
     #[error("a new key's row: {0}")]
     KeyRow(#[from] KeyRowError),
+    /// The channel is being copied to another place, or was.
+    #[error(
+        "channel `{channel}` of `{org}` is being moved or has moved away; load again when the \
+         move is at its end, under the name that the channel has then"
+    )]
+    BeingCopied {
+        /// The organization.
+        org: OrgId,
+        /// The channel.
+        channel: ChannelId,
+    },
     /// The registry changed under every try.
     #[error("slice {0} could not be written in {TRIES} tries; is the store overloaded?")]
     Unsettled(Box<SliceKey>),
@@ -342,6 +353,15 @@ impl Loader {
                 .await
         })
         .await?;
+        // What is loaded goes to one place. What went there before the copy was
+        // announced is copied with the rest.
+        let row = &view.channel_row;
+        if row.outgoing.is_some() || row.incoming.is_some() {
+            return Err(LoadError::BeingCopied {
+                org: view.org,
+                channel: view.channel,
+            });
+        }
         let view = Arc::new(view);
         *latest = Some(view.clone());
         Ok(view)

@@ -34,6 +34,11 @@ impl Driver<'_> {
         let row = match activated {
             Ok(row) => row,
             Err(RegistryError::Refused(refusal)) => {
+                // Between two organizations the destination may have been
+                // entered before the source refused.
+                if request.kind() == MoveKind::Copy {
+                    shared.registry.call_off_copy(request).await?;
+                }
                 return self.fail(job, &refusal.to_string()).await;
             }
             Err(error) => return Err(error.into()),
