@@ -315,6 +315,7 @@ impl From<LoadError> for Failure {
             LoadError::Kms(e) => e.into(),
             LoadError::Audit(e) => e.into(),
             LoadError::Cell { .. } => Self::new(Exit::BadData, what),
+            LoadError::BeingCopied { .. } => Self::new(Exit::Conflict, what),
             LoadError::SelfCheck(_) | LoadError::KeyRow(_) => Self::new(Exit::Failed, what),
             LoadError::Spent(_) | LoadError::Unsettled(_) => Self::new(Exit::Unavailable, what),
         }

@@ -269,26 +269,25 @@ impl Registry {
     /// while nobody reads from the destination. Then the destination's row is
     /// taken away; its place is never used again.
     pub async fn call_off_copy(&self, request: &MoveRequest) -> Result<CalledOff, RegistryError> {
-        let mut done = false;
         for _ in 0..CONTENTION_TRIES {
-            let (old, mut row) = self
-                .channel_row(&request.org, &request.from.channel)
-                .await?;
+            let source = self.channel_row(&request.org, &request.from.channel).await;
+            let (old, mut row) = match source {
+                Err(RegistryError::UnknownChannel { .. }) => break,
+                other => other?,
+            };
             match of_job(&row, request.job_id).map(|outgoing| outgoing.phase) {
                 Some(phase) if !phase.may_be_cancelled() => return Ok(CalledOff::TooLate(phase)),
                 Some(_) => row.outgoing = None,
-                None => {
-                    done = true;
-                    break;
-                }
+                None => break,
             }
             if self.apply(&request.org, &[update(&old, &row)]).await? == Applied::Yes {
-                done = true;
                 break;
             }
         }
-        if !done {
-            return Err(RegistryError::Contended(request.org.clone()));
+        match self.copy_phase(request).await {
+            Ok(None) | Err(RegistryError::UnknownChannel { .. }) => {}
+            Ok(Some(_)) => return Err(RegistryError::Contended(request.org.clone())),
+            Err(error) => return Err(error),
         }
         self.void_destination(request).await?;
         Ok(CalledOff::Yes)
