@@ -8,7 +8,7 @@
 //! | `parts` | what it runs on: everything embedded, or a cluster |
 //! | `fill` | the messages that are there before |
 //! | `workers` | the worker processes |
-//! | `follow` | watches the job, and kills a worker half way |
+//! | `follow` | watches a job, and kills a worker half way |
 //! | `read` | reads everything as the application would, and judges it by the ledger |
 //! | `check` | what is checked when the job has ended |
 //! | `error` | why the demo could not go on |
@@ -41,8 +41,8 @@ use crate::client::Client;
 use crate::demo::generate::{Recipe, Shape};
 use crate::demo::ledger::Ledger;
 use crate::demo::traffic::{self, Target, Traffic};
-use crate::ids::{Hour, JobId};
-use crate::job::{JobMessage, Mode, RekeyRequest};
+use crate::ids::{ChannelId, Hour, JobId, WorkspaceId};
+use crate::job::{JobMessage, Mode, MoveFrom, MoveRequest, MoveTo, RekeyRequest};
 use fill::Filled;
 use place::Place;
 use report::{Report, traffic_between};
@@ -124,12 +124,20 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     let witness = cfg!(debug_assertions).then(|| place.path().join("sealed"));
     let mut workers = Workers::new(place.path(), &scene.made.file, witness.clone())?;
     let job = enqueue(&scene, options, &mut workers, show).await?;
-    let followed = follow::follow(&scene, job, &mut workers, options.kill_at_percent, show).await?;
+    let kill_at = options.kill_at_percent;
+    let followed = follow::follow(&scene, job, &mut workers, kill_at, show).await?;
     let during = traffic.counts();
-    workers.stop().await?;
     check::job(&mut report, &scene, job, &followed, witness.as_deref()).await?;
     let (operations, kinds) = traffic_between(&before, &during);
     report.figure("live operations meanwhile", operations, kinds);
+
+    let request = move_channel(&scene, &filled, show).await?;
+    let moved = follow::follow(&scene, request.job_id, &mut workers, kill_at, show).await?;
+    let after = traffic.counts();
+    workers.stop().await?;
+    check::moved(&mut report, &scene, &request, &moved).await?;
+    let (operations, kinds) = traffic_between(&during, &after);
+    report.figure("live operations during the move", operations, kinds);
 
     let begun = Instant::now();
     check::scan(&mut report, &scene, show).await?;
@@ -137,7 +145,7 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     check::ledger(&mut report, &scene, client, &ledger, show).await?;
     app.audit.close().await?;
     check::without_old(&mut report, &scene, &ledger, show).await?;
-    check::audit_log(&mut report, &scene, &followed.job, show).await?;
+    check::audit_log(&mut report, &scene, &[&followed.job, &moved.job], show).await?;
     report.took("checks", begun.elapsed());
     report.show(show);
     if report.holds() && !place.is_kept() {
@@ -322,4 +330,52 @@ async fn enqueue(
         show.detail(&format!("{} is process {}", started.name, started.pid()));
     }
     Ok(job)
+}
+
+/// Asks for a move of the channel with the most slices of those that the traffic
+/// writes to: to another workspace and another channel id, so that all of it is
+/// copied.
+async fn move_channel(
+    scene: &Scene,
+    filled: &Filled,
+    show: &mut Show,
+) -> Result<MoveRequest, DemoError> {
+    let busiest = filled
+        .slices
+        .iter()
+        .take(TRAFFIC_CHANNELS)
+        .max_by_key(|(_, hours)| hours.len());
+    let Some((channel, hours)) = busiest else {
+        return Err(DemoError::NoMessages("a store without channels".to_owned()));
+    };
+    let request = MoveRequest {
+        job_id: JobId::random(),
+        org: scene.org.clone(),
+        from: MoveFrom {
+            workspace: scene.workspace.clone(),
+            channel: channel.clone(),
+        },
+        // Fixed names that fit the grammar of ids.
+        to: MoveTo {
+            org: None,
+            workspace: WorkspaceId::new("project")?,
+            channel: ChannelId::new("moved")?,
+        },
+        requested_by: "demo".to_owned(),
+        reason: "the channel belongs to another workspace now".to_owned(),
+        cause: None,
+        not_before: None,
+        not_after: None,
+    };
+    let message = JobMessage::Move(request.clone());
+    scene.queue.send(&message.to_json()).await?;
+    show.step("MOVE", &format!("job {} is on the queue", request.job_id));
+    show.detail(&format!(
+        "`{}`, {}, becomes `{}`",
+        request.source(),
+        count(hours.len() as u64, "slice", "slices"),
+        request.destination()
+    ));
+    show.detail("while the traffic goes on in it, by its old name");
+    Ok(request)
 }

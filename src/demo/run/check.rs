@@ -16,8 +16,8 @@ use crate::audit;
 use crate::client::Client;
 use crate::demo::ledger::Ledger;
 use crate::demo::traffic::Traffic;
-use crate::ids::JobId;
-use crate::job::{JobRow, JobState};
+use crate::ids::{ChannelId, JobId};
+use crate::job::{JobRow, JobState, MoveRequest};
 use crate::kms::{ReasonCode, Use};
 use crate::scope::Scope;
 use crate::verify::{Found, Scan};
@@ -83,6 +83,55 @@ pub(super) async fn job(
         )
     });
     report.verdict(row.verdict.clone());
+    Ok(())
+}
+
+/// What the move did, and that all of the channel is where it went to.
+pub(super) async fn moved(
+    report: &mut Report,
+    scene: &Scene,
+    request: &MoveRequest,
+    followed: &Followed,
+) -> Result<(), DemoError> {
+    let row = &followed.job;
+    let copied = row.rewriting.rewritten;
+    report.figure(
+        "messages moved to another channel",
+        copied,
+        format!(
+            "copied, and {} looked at again",
+            number(row.rewriting.current)
+        ),
+    );
+    report.figure("kills survived by the move", followed.kills, "");
+    report.check(followed.kills == 1, || {
+        "no worker was killed during the move".to_owned()
+    });
+    report.check(row.rewriting.balances(), || {
+        "the move's counts do not sum to the rows scanned".to_owned()
+    });
+    let good = format!("{} is {} now", request.source(), request.destination());
+    let said = row.verdict.as_deref().unwrap_or("none");
+    report.check(said.starts_with(&good), || {
+        format!("the move's verdict is: {said}")
+    });
+    let count = async |channel: &ChannelId| {
+        let (store, clock) = (scene.store.clone(), scene.clock.clone());
+        let channel = Some(channel.clone());
+        let scan = Scan::new(store, clock, None, scene.org.clone(), channel).await?;
+        let found = scan.at_all_replicas().run(|_| {}).await?;
+        Ok::<_, DemoError>(found.cells - found.expired)
+    };
+    let left = count(&request.from.channel).await?;
+    let there = count(&request.to.channel).await?;
+    report.figure(
+        "messages in the channel's old place",
+        left,
+        format!("{} are in its new one", number(there)),
+    );
+    report.check(left == 0 && there > 0, || {
+        format!("{left} messages are in the old place, {there} in the new one")
+    });
     Ok(())
 }
 
@@ -295,16 +344,19 @@ pub(super) async fn without_old(
 }
 
 /// Verifies every chain of the audit log, and that the workers' chains reach as
-/// far as the job's end says they do.
+/// far as the jobs' ends say they do.
 pub(super) async fn audit_log(
     report: &mut Report,
     scene: &Scene,
-    job: &JobRow,
+    jobs: &[&JobRow],
     show: &mut Show,
 ) -> Result<(), DemoError> {
     show.live("verifying the audit log");
-    let heads: Result<Vec<audit::Head>, String> =
-        job.streams.iter().cloned().map(TryInto::try_into).collect();
+    let heads: Result<Vec<audit::Head>, String> = jobs
+        .iter()
+        .flat_map(|job| job.streams.iter().cloned())
+        .map(TryInto::try_into)
+        .collect();
     report.check(heads.is_ok(), || {
         "the job names an audit stream in a way that is not understood".to_owned()
     });

@@ -1,4 +1,4 @@
-//! Watches the job from the queue to its end, and kills a worker half way.
+//! Watches a job from the queue to its end, and kills a worker half way.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::show::{Show, count, number};
 use super::workers::Workers;
 use crate::config::StoreKind;
 use crate::ids::JobId;
-use crate::job::{BookError, JobRow, JobState, Pass, TaskRow, TaskState};
+use crate::job::{BookError, JobRow, JobState, Pass, TaskRow, TaskState, Transition};
 use crate::store::StoreErrorClass;
 
 /// Between two looks at the job. Short, so that half of a small job is not
@@ -35,7 +35,8 @@ pub struct Followed {
 }
 
 /// Follows a job to `drained`. When `kill_at_percent` of its slices are
-/// rewritten, kills the worker that drives it, and starts another.
+/// rewritten, kills the worker that drives it, and starts another. Of a move it
+/// kills one that copies.
 ///
 /// # Errors
 /// If the job ends otherwise, or does not go on.
@@ -139,7 +140,10 @@ impl Watch<'_> {
         }
         let planned = row.round.map_or(0, |round| round.slices);
         if self.killed.is_none() {
+            let copies = |task: &TaskRow| task.lease.is_some() && task.state == TaskState::Open;
             let due = match row.state {
+                // A channel's slices are few: whoever has begun is half way.
+                JobState::Rewriting if row.copy.is_some() => tasks.iter().any(copies),
                 JobState::Rewriting => {
                     planned > 0 && done * 100 >= planned * u64::from(kill_at_percent)
                 }
@@ -175,6 +179,10 @@ impl Watch<'_> {
             let verify_s =
                 (scene.timing.row_age_ms + scene.timing.request_timeout_ms) as f64 / 1000.0;
             let drain_s = (scene.timing.drain_ms + 2 * scene.timing.max_skew_ms) as f64 / 1000.0;
+            if row.request.channel_move().is_some() {
+                tell_of_move(step, settle_s, drain_s, show);
+                continue;
+            }
             match step.to {
                 JobState::Settling => show.note(&format!(
                     "new writes go under the new CMK; {settle_s:.1} s for every client to follow"
@@ -206,13 +214,18 @@ impl Watch<'_> {
         workers: &mut Workers,
         show: &mut Show,
     ) {
+        let driver = row.lease.as_ref().map(|lease| lease.worker.as_str());
+        let copier = tasks
+            .iter()
+            .filter(|task| row.copy.is_some() && task.state == TaskState::Open)
+            .find_map(|task| Some(task.lease.as_ref()?.worker.as_str()));
         // The one that drives the job: then the job needs a takeover, and not
         // only its tasks.
-        let driver = row.lease.as_ref().map(|lease| lease.worker.as_str());
+        let marked = copier.or(driver);
         let n = workers
             .running()
             .iter()
-            .position(|worker| Some(worker.name.as_str()) == driver)
+            .position(|worker| Some(worker.name.as_str()) == marked)
             .unwrap_or(0);
         let dead = workers.kill(n);
         let held = tasks
@@ -283,6 +296,22 @@ impl Watch<'_> {
             self.held = 0;
         }
         Ok(())
+    }
+}
+
+/// What a move has done. A copy's phases tell themselves.
+fn tell_of_move(step: &Transition, settle_s: f64, drain_s: f64, show: &mut Show) {
+    match step.to {
+        JobState::Settling => show.note(&format!(
+            "{}; {settle_s:.1} s for every client to follow",
+            step.why
+        )),
+        JobState::Verifying => show.note("copied; a scan opens all of it in the new place"),
+        JobState::Draining => show.note(&format!(
+            "{drain_s:.1} s for writes that land late in the old place, then it is swept"
+        )),
+        JobState::Drained => show.note(&step.why),
+        _ => {}
     }
 }
 
