@@ -4,6 +4,7 @@
 //! cargo bench --bench end_to_end -- --rows 100000 --shape realistic
 //! cargo bench --bench end_to_end -- --rows 1000000 --shape one
 //! cargo bench --bench end_to_end -- --rows 20000 --latency-ms 10 --budget 500
+//! cargo bench --bench end_to_end -- --rows 100000 --shape 200 --move
 //! ```
 
 #[path = "../tests/suite/backend.rs"]

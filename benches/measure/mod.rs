@@ -9,7 +9,10 @@
 //! rewriting state to the floor's.
 //!
 //! Options: `--rows N`, `--shape realistic|one|N` (messages a slice),
-//! `--latency-ms N` and `--budget N` (of the KMS), `--rewrap`.
+//! `--latency-ms N` and `--budget N` (of the KMS), `--rewrap`, `--move` (see
+//! `moves`).
+
+mod moves;
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt};
 use rekeyd::clock::WriteTime;
 use rekeyd::demo::generate::{Recipe, Shape};
-use rekeyd::ids::RecordId;
+use rekeyd::ids::{ChannelId, RecordId};
 use rekeyd::job::{JobState, Mode, SliceId};
 use rekeyd::pipeline::Limits;
 use rekeyd::pipeline::plan::SliceWalk;
@@ -32,6 +35,7 @@ pub struct Options {
     latency_ms: u64,
     budget: u32,
     mode: Mode,
+    moves: bool,
 }
 
 /// Reads the command line.
@@ -42,6 +46,7 @@ pub fn options() -> Options {
         latency_ms: 0,
         budget: 100_000,
         mode: Mode::Reencrypt,
+        moves: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -55,6 +60,7 @@ pub fn options() -> Options {
             "--latency-ms" => options.latency_ms = value().parse().expect("a number"),
             "--budget" => options.budget = value().parse().expect("calls per second"),
             "--rewrap" => options.mode = Mode::Rewrap,
+            "--move" => options.moves = true,
             "--shape" => {
                 options.shape = match value().as_str() {
                     "realistic" => Shape::Realistic,
@@ -88,9 +94,13 @@ pub async fn measure(mut rig: Rig, options: &Options) {
         rows as f64 / slices as f64
     );
 
+    if options.moves {
+        return moves::measure(&rig, options).await;
+    }
     let cpu_before = cpu_seconds(std::process::id());
-    let first = floor(&rig).await;
-    let second = floor(&rig).await;
+    let all = slices_of(&rig, None).await;
+    let first = floor(&rig, &all).await;
+    let second = floor(&rig, &all).await;
     let floor_cpu_s = (cpu_seconds(std::process::id()) - cpu_before) / 2.0;
     let floor_s = (first + second) / 2.0;
     println!(
@@ -165,23 +175,28 @@ pub async fn measure(mut rig: Rig, options: &Options) {
 /// Reads every row and writes back other bytes of the same size, with the
 /// worker's own batches: as many slices at once as its tasks have together, one
 /// batch of a slice in flight, the next read meanwhile.
-async fn floor(rig: &Rig) -> f64 {
+async fn floor(rig: &Rig, slices: &[SliceId]) -> f64 {
+    let begun = Instant::now();
+    stream::iter(slices.to_vec())
+        .for_each_concurrent(FLOOR_SLICES, |slice| rewrite_slice(rig, slice))
+        .await;
+    begun.elapsed().as_secs_f64()
+}
+
+/// The slices there are, of one channel or of all.
+async fn slices_of(rig: &Rig, channel: Option<ChannelId>) -> Vec<SliceId> {
     let mut walk = SliceWalk::new(
         rig.store.clone(),
         rig.registry.clone(),
         rig.org.clone(),
-        None,
+        channel,
         None,
     );
     let mut slices = Vec::new();
     while let Some(slice) = walk.next().await.unwrap() {
         slices.push(slice);
     }
-    let begun = Instant::now();
-    stream::iter(slices)
-        .for_each_concurrent(FLOOR_SLICES, |slice| rewrite_slice(rig, slice))
-        .await;
-    begun.elapsed().as_secs_f64()
+    slices
 }
 
 /// Slices in flight in the floor.
