@@ -7,8 +7,8 @@
 //! appends a line to a file for every batch of new cells that was made, which
 //! is how tests count work that a kill made in vain.
 
-/// The points, in the order in which a job comes to them. Each stands before or
-/// after a durable step.
+/// The points that a rekey comes to, in its order. Each stands before or after a
+/// durable step. A move comes to most of them too.
 pub const POINTS: [&str; 21] = [
     "intake_before_record",
     "intake_before_delete",
@@ -31,6 +31,18 @@ pub const POINTS: [&str; 21] = [
     "task_after_done",
     "job_before_transition",
     "job_after_transition",
+];
+
+/// The points that only a move comes to which copies its channel to another
+/// place.
+pub const MOVE_POINTS: [&str; 7] = [
+    "move_before_phase",
+    "move_after_phase",
+    "move_after_release",
+    "copy_before_write",
+    "copy_after_write",
+    "sweep_before_purge",
+    "sweep_after_purge",
 ];
 
 /// Kills the process here if a test asked for it.
@@ -71,10 +83,7 @@ mod asked {
                 Some((name, n)) => (name.to_owned(), n.parse().ok()?),
                 None => (text, 1),
             };
-            assert!(
-                super::POINTS.contains(&name.as_str()),
-                "no kill point is called {name}"
-            );
+            assert!(is_listed(&name), "no kill point is called {name}");
             Some(Wish {
                 name,
                 left: AtomicU32::new(n),
@@ -83,8 +92,12 @@ mod asked {
         .as_ref()
     }
 
+    fn is_listed(name: &str) -> bool {
+        super::POINTS.contains(&name) || super::MOVE_POINTS.contains(&name)
+    }
+
     pub fn reach(name: &'static str) {
-        debug_assert!(super::POINTS.contains(&name), "{name} is not listed");
+        debug_assert!(is_listed(name), "{name} is not listed");
         let Some(wish) = wish() else { return };
         if wish.name == name && wish.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             // SIGKILL to ourselves: no destructor and no flush, as in life.

@@ -357,7 +357,9 @@ impl From<TaskError> for Failure {
             TaskError::Hold(e) => e.into(),
             TaskError::Audit(e) => e.into(),
             TaskError::Kms(e) => e.into(),
-            TaskError::Compute => Self::new(Exit::Failed, error.to_string()),
+            TaskError::Compute | TaskError::CalledOff(_) => {
+                Self::new(Exit::Failed, error.to_string())
+            }
         }
     }
 }

@@ -245,8 +245,8 @@ pub struct JobRow {
     pub estimate: Option<Estimate>,
     /// Rounds begun so far; numbers the next.
     pub rounds: u32,
-    /// Number of the last rewriting round. What was left as it is in an earlier
-    /// one was tried again since.
+    /// Number of the last round that rewrites, copies or sweeps. What was left as
+    /// it is in an earlier one was tried again since.
     pub rewrite_round: u32,
     /// The round of tasks that is planned or worked on now.
     pub round: Option<Round>,

@@ -9,6 +9,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::pipeline::TaskError;
 
+/// Has one piece of work done on the compute threads.
+pub(super) async fn cross_once<O: Send + 'static>(
+    pool: &rayon::ThreadPool,
+    work: impl FnOnce() -> O + Send + 'static,
+) -> Result<O, TaskError> {
+    let (done, answer) = oneshot::channel();
+    pool.spawn(move || {
+        // As below: a panic costs the task, not the process.
+        if let Ok(result) = catch_unwind(AssertUnwindSafe(work)) {
+            let _ = done.send(result);
+        }
+    });
+    answer.await.map_err(|_| TaskError::Compute)
+}
+
 /// Items handed over at once at most. Real pages are small: one by one, the
 /// hand-over would cost more than the work.
 const ITEMS_AT_ONCE: usize = 32;

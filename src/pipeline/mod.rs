@@ -6,7 +6,13 @@
 //! verify,  reencrypt   plan -> stream -> unwrap -> verify ------------> checkpoint
 //! verify,  rewrap      plan -> stream -> rewrap ----------------------> checkpoint
 //! drain                plan -> stream -> wraps -----------------------> checkpoint
+//! copy                 plan -> stream -> copy ------------------------> checkpoint
+//! sweep                plan -> stream -> copy (-> sweep) -------------> checkpoint
 //! ```
+//!
+//! A copy reads and writes two places, and what it does with a page depends on
+//! what it finds in the other one. So a page goes through `compare`, `unwrap`,
+//! `reencrypt` and `write` within one stage, as often as it takes.
 //!
 //! Each stage is a file and runs on its own; bounded channels join them, so a
 //! slow stage slows down those before it. The async runtime does I/O; rayon does
@@ -18,6 +24,7 @@
 //! whatever a partition holds.
 
 mod checkpoint;
+mod compare;
 mod copy;
 mod crossing;
 mod order;
@@ -27,6 +34,8 @@ pub mod plan;
 mod reencrypt;
 mod rewrap;
 mod stream;
+mod sweep;
+mod targets;
 mod triage;
 mod unwrap;
 mod verify;
@@ -42,7 +51,8 @@ use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 
 pub use parking::Parking;
 pub use patience::{Passing, patiently};
-pub use views::Views;
+pub use targets::Targets;
+pub use views::{AllowLists, Views};
 
 use crate::audit::{AuditError, AuditLog};
 use crate::clock::SharedClock;
@@ -53,7 +63,7 @@ use crate::job::{
     BookError, HoldError, JobBook, JobMessage, Mode, MoveKind, MoveRequest, Pass, TaskHold,
 };
 use crate::kms::{KmsError, ReasonCode, SharedKms, Use};
-use crate::registry::{AllowList, Registry, RegistryError, Timing};
+use crate::registry::{Registry, RegistryError, Timing};
 use crate::store::{SharedStore, StoreError};
 
 /// How much may be in flight at once, per worker.
@@ -194,8 +204,10 @@ pub struct TaskRun {
     pub hold: Arc<TaskHold>,
     /// The registry's rows of its channels.
     pub views: Views,
+    /// Where a copy's cells go.
+    pub targets: Targets,
     /// The CMKs that may be used, read again when one is missing.
-    pub allow_list: RwLock<Arc<AllowList>>,
+    pub allow_lists: AllowLists,
     /// The CMKs of epochs, as later jobs have named them; read when one is met.
     pub later_epochs: RwLock<BTreeMap<Epoch, CmkArn>>,
     /// Turns true when the worker is asked to stop: finish what is in flight,
@@ -262,6 +274,10 @@ pub enum TaskError {
     /// The KMS refuses this worker or this job as such.
     #[error(transparent)]
     Kms(#[from] KmsError),
+    /// The copy that the task is for is under way no more: it was called off, or
+    /// others have taken it further.
+    #[error("the copy of job {0} is not under way any more")]
+    CalledOff(JobId),
     /// A compute thread panicked over a page. The log names the place; the task
     /// is taken up again at its checkpoint.
     #[error("a compute thread panicked; see the line before this one for the place")]

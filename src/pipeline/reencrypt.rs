@@ -9,7 +9,7 @@ use crate::crypto::{CellError, CellKey, NonceSource};
 use crate::epoch::Epoch;
 use crate::killpoint;
 use crate::pipeline::crossing::cross;
-use crate::pipeline::work::{NewCell, OpenablePage, SealedPage};
+use crate::pipeline::work::{Cell, NewCell, OpenablePage, SealedPage};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::scope::Locus;
 
@@ -29,29 +29,27 @@ fn one_page(task: &TaskRun, openable: OpenablePage) -> SealedPage {
     let mut cells = Vec::with_capacity(page.cells.len());
     // A page without a sealing key has no cells: unwrap has counted them.
     let epoch = seal.as_ref().map_or(Epoch::ZERO, |(_, epoch)| *epoch);
-    if let Some((seal_key, epoch)) = &seal {
-        // Seeded from the operating system for each page.
-        let mut nonces = NonceSource::new();
-        let (mut opened, mut checked) = (Scratch::default(), Scratch::default());
-        for (old, key) in page.cells.into_iter().zip(&keys) {
+    if let Some((key, epoch)) = &seal {
+        let mut forge = Forge::new();
+        for (old, old_key) in page.cells.into_iter().zip(&keys) {
             let locus = Locus::Message {
                 org: &task.org,
                 channel: &page.view.channel,
                 record: &old.record,
             };
-            let expiry = old.header.expiry;
-            let made = cell::open_into(key, &locus, &old.cell, &mut opened).and_then(|text| {
-                let new = cell::seal(seal_key, *epoch, expiry, &nonces.next(), &locus, text)?;
-                compared(seal_key, &locus, new, text, &mut checked)
-            });
-            match made {
-                Ok(new) => cells.push(NewCell {
+            let seal = Seal {
+                key,
+                epoch: *epoch,
+                locus: &locus,
+            };
+            match forge.renew(old_key, &locus, &old, std::slice::from_ref(&seal)) {
+                Ok(mut made) => cells.extend(made.pop().map(|cell| NewCell {
                     record: old.record,
-                    cell: new.into(),
+                    cell: cell.into(),
                     write_time: old.write_time,
-                    expiry: expiry.map(|h| (h, old.header.epoch, old.ttl_s)),
+                    expiry: old.header.expiry.map(|h| (h, old.header.epoch, old.ttl_s)),
                     replaces: old.header,
-                }),
+                })),
                 Err(error) => tally.quarantine(old.record, old.write_time, error.code()),
             }
         }
@@ -64,6 +62,60 @@ fn one_page(task: &TaskRun, openable: OpenablePage) -> SealedPage {
         answered_at: page.answered_at,
         epoch,
         cells,
+    }
+}
+
+/// What a new cell is sealed with, and for where.
+pub(super) struct Seal<'a> {
+    /// The key.
+    pub(super) key: &'a CellKey,
+    /// The epoch.
+    pub(super) epoch: Epoch,
+    /// Where the new cell will be.
+    pub(super) locus: &'a Locus<'a>,
+}
+
+/// Makes new cells of old ones. Kept for a page: its room is used again.
+pub(super) struct Forge {
+    nonces: NonceSource,
+    opened: Scratch,
+    checked: Scratch,
+}
+
+impl Forge {
+    /// Seeded from the operating system.
+    pub(super) fn new() -> Self {
+        Self {
+            nonces: NonceSource::new(),
+            opened: Scratch::default(),
+            checked: Scratch::default(),
+        }
+    }
+
+    /// Opens a cell where it is and seals it for each place that it goes to, with
+    /// the expiry that it proves.
+    pub(super) fn renew(
+        &mut self,
+        key: &CellKey,
+        locus: &Locus<'_>,
+        old: &Cell,
+        seals: &[Seal<'_>],
+    ) -> Result<Vec<Vec<u8>>, CellError> {
+        let text = cell::open_into(key, locus, &old.cell, &mut self.opened)?;
+        let expiry = old.header.expiry;
+        let mut made = Vec::with_capacity(seals.len());
+        for seal in seals {
+            let nonce = self.nonces.next();
+            let new = cell::seal(seal.key, seal.epoch, expiry, &nonce, seal.locus, text)?;
+            made.push(compared(
+                seal.key,
+                seal.locus,
+                new,
+                text,
+                &mut self.checked,
+            )?);
+        }
+        Ok(made)
     }
 }
 

@@ -130,7 +130,9 @@ async fn wrap_anew(
         Ok(wrapped) => wrapped,
         Err(error) => {
             let at_fault = side_at_fault(task, &error, &row.cmk, &desired.cmk, effort).await?;
-            return Ok(Err(unwrap::fault(task, at_fault, error, effort).await?));
+            return Ok(Err(
+                unwrap::fault(task, &task.org, at_fault, error, effort).await?
+            ));
         }
     };
     killpoint::reach("key_after_generate");
@@ -186,7 +188,7 @@ async fn side_at_fault<'a>(
     if error.class != KmsClass::Denied {
         return Ok(from);
     }
-    Ok(match unwrap::canary(task, to, effort).await? {
+    Ok(match unwrap::canary(task, &task.org, to, effort).await? {
         Canary::Refused => to,
         Canary::Answers => from,
     })
@@ -216,6 +218,8 @@ async fn prove(
         .await
     {
         Ok(_) => Ok(Ok(())),
-        Err(error) => Ok(Err(unwrap::fault(task, &row.cmk, error, effort).await?)),
+        Err(error) => Ok(Err(
+            unwrap::fault(task, &task.org, &row.cmk, error, effort).await?
+        )),
     }
 }

@@ -7,12 +7,14 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::crypto::CellError;
+use crate::ids::ChannelId;
 use crate::job::{Counts, Effort, Mode, Pass, SliceId};
 use crate::pipeline::patience::patiently;
+use crate::pipeline::targets;
 use crate::pipeline::triage::{Looking, Triage, triage};
-use crate::pipeline::unwrap::SliceKeyRing;
 use crate::pipeline::work::{Cell, Page, Slice, SliceTicket, Tally};
 use crate::pipeline::{TaskError, TaskRun};
+use crate::registry::{ChannelView, RegistryError};
 use crate::store::{Consistency, PageLimit, StoredCell};
 use crate::telemetry::metrics::STORE_READ_SECONDS;
 
@@ -58,7 +60,11 @@ async fn read_slice(
     // shall be one batch of a slice at most. So a page that is rewritten has no
     // more rows than a batch; of a slice one is under way, or two halves, and the
     // next is read meanwhile. Throughput comes from the number of slices.
-    let rewrites = task.pass == Pass::Rewrite && task.mode() == Mode::Reencrypt;
+    let rewrites = match task.pass {
+        Pass::Rewrite => task.mode() == Mode::Reencrypt,
+        Pass::Copy | Pass::Sweep => true,
+        Pass::Verify | Pass::Drain => false,
+    };
     let limit = PageLimit {
         rows: if rewrites {
             limits.page_rows.min(limits.batch_rows)
@@ -75,20 +81,29 @@ async fn read_slice(
         Pass::Rewrite | Pass::Verify | Pass::Copy => Consistency::Quorum,
         Pass::Drain | Pass::Sweep => Consistency::All,
     };
+    let turn = Arc::new(Semaphore::new(WHOLE as usize));
+    let slice = Arc::new(Slice::new(&task.org, &ticket, turn));
     let channel = &ticket.slice.channel;
-    let mut view = task.views.young(shared, &task.org, channel).await?;
-    let slice = Arc::new(Slice {
-        number: ticket.number,
-        keys: SliceKeyRing::new(&task.org, &ticket.slice),
-        id: ticket.slice.clone(),
-        turn: Arc::new(Semaphore::new(WHOLE as usize)),
-    });
+    let Some(mut view) = view_of(task, channel).await? else {
+        // Its key rows stay, as all do; what they were for went with the copy
+        // that was called off.
+        let _ = done.send(Tally::of_nothing(slice)).await;
+        return Ok(());
+    };
     let mut after = ticket.resume_after.clone();
     let mut page_number = 0;
     loop {
         // The view is as old as the oldest write made by it may be (I4).
         if shared.clock.boot().since(view.read_at) >= shared.timing.row_age() / 2 {
-            view = task.views.young(shared, &task.org, channel).await?;
+            match view_of(task, channel).await? {
+                Some(young) => view = young,
+                None => {
+                    let mut tally = Tally::of_nothing(slice);
+                    (tally.page, tally.after) = (page_number, after);
+                    let _ = done.send(tally).await;
+                    return Ok(());
+                }
+            }
         }
         // Room for a full page is taken before it is read; what it does not use
         // is given back at once. So memory stays bounded whatever comes.
@@ -231,6 +246,23 @@ async fn read_slice(
             return Ok(());
         }
         after = page.next;
+    }
+}
+
+/// A young view of the slice's channel; `None` if the channel is there no more:
+/// it was the destination of a copy that was called off. A copy goes on only
+/// while it is under way, and by the place that it began with.
+async fn view_of(
+    task: &TaskRun,
+    channel: &ChannelId,
+) -> Result<Option<Arc<ChannelView>>, TaskError> {
+    match task.views.young(&task.shared, &task.org, channel).await {
+        Ok(view) => targets::check_source(task, &view).map(|()| Some(view)),
+        Err(TaskError::Registry(RegistryError::UnknownChannel { .. })) => match task.pass {
+            Pass::Copy | Pass::Sweep => Err(TaskError::CalledOff(task.job)),
+            Pass::Rewrite | Pass::Verify | Pass::Drain => Ok(None),
+        },
+        Err(error) => Err(error),
     }
 }
 

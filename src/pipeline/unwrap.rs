@@ -10,14 +10,14 @@ use tokio::sync::{Mutex, mpsc};
 use crate::crypto::{
     CellError, CellKey, KeyId, KeyRowBody, MessageLocus, check_commitment, scope_fits,
 };
-use crate::ids::{CmkArn, OrgId};
-use crate::job::{Effort, Mode, Pass, SliceId};
+use crate::ids::{ChannelId, CmkArn, Hour, OrgId};
+use crate::job::{Effort, Mode, Pass};
 use crate::keys::SliceKeys;
 use crate::killpoint;
 use crate::kms::{KmsClass, KmsError};
 use crate::pipeline::parking::Canary;
 use crate::pipeline::patience::patiently;
-use crate::pipeline::work::{Blocked, OpenablePage, Page, Tally, key_ids};
+use crate::pipeline::work::{Blocked, Cell, OpenablePage, Page, Tally, key_ids};
 use crate::pipeline::wraps;
 use crate::pipeline::{Goal, TaskError, TaskRun};
 use crate::registry::{ChannelView, Desired};
@@ -44,9 +44,11 @@ impl From<CellError> for KeyFault {
 /// An opened key, or why there is none; or a failure of the task itself.
 type Opened = Result<Result<Arc<CellKey>, KeyFault>, TaskError>;
 
-/// The data keys of one slice, opened once and kept until the slice is done.
+/// The data keys of one slice at one address, opened once and kept until the
+/// slice is done. A copy has a ring for each place that it reads or writes.
 pub struct SliceKeyRing {
     address: SliceKey,
+    hour: Hour,
     state: Mutex<State>,
     answers: Mutex<Answers>,
 }
@@ -58,14 +60,21 @@ pub type Answers = HashMap<KeyId, Result<(), KeyFault>>;
 struct State {
     rows: Option<Arc<SliceKeys>>,
     opened: HashMap<KeyId, Result<Arc<CellKey>, KeyFault>>,
-    sealing: Option<(Desired, Result<Arc<CellKey>, KeyFault>)>,
+    sealing: Option<(Sealing, Result<Arc<CellKey>, KeyFault>)>,
+}
+
+/// What a sealing key was chosen for.
+struct Sealing {
+    desired: Desired,
+    scope: Scope,
 }
 
 impl SliceKeyRing {
     /// Nothing is opened yet.
-    pub fn new(org: &OrgId, slice: &SliceId) -> Self {
+    pub fn new(org: &OrgId, channel: &ChannelId, hour: Hour) -> Self {
         Self {
-            address: SliceKey::messages(org, &slice.channel, slice.hour),
+            address: SliceKey::messages(org, channel, hour),
+            hour,
             state: Mutex::default(),
             answers: Mutex::default(),
         }
@@ -75,11 +84,6 @@ impl SliceKeyRing {
     /// that no key is wrapped twice.
     pub async fn answers(&self) -> tokio::sync::MutexGuard<'_, Answers> {
         self.answers.lock().await
-    }
-
-    /// The slice's address among the data keys.
-    pub fn address(&self) -> &SliceKey {
-        &self.address
     }
 
     /// Reads the key rows, again if `key_id` is not among those read before: a
@@ -171,14 +175,7 @@ pub(super) async fn run(
 async fn open_page(task: &TaskRun, mut page: Page) -> Result<OpenablePage, TaskError> {
     let slice = page.tally.slice.clone();
     let mut effort = Effort::default();
-    let mut state = slice.keys.state.lock().await;
-    for id in key_ids(&page.cells) {
-        if !state.opened.contains_key(&id) {
-            let opened =
-                open_key(task, &slice.keys, &mut state, &page.view, id, &mut effort).await?;
-            state.opened.insert(id, opened);
-        }
-    }
+    let opened = open_keys(task, &slice.keys, &page.view, &page.cells, &mut effort).await?;
     let desired = page.view.desired();
     let mut seal = None;
     if task.pass == Pass::Rewrite {
@@ -187,26 +184,17 @@ async fn open_page(task: &TaskRun, mut page: Page) -> Result<OpenablePage, TaskE
         let openable = page
             .cells
             .iter()
-            .filter(|cell| matches!(state.opened.get(&cell.header.key_id), Some(Ok(_))))
+            .filter(|cell| matches!(opened.get(&cell.header.key_id), Some(Ok(_))))
             .count();
         if openable > 0 {
-            seal = Some(
-                sealing_key(
-                    task,
-                    &slice,
-                    &mut state,
-                    &page.view,
-                    openable as u32,
-                    &mut effort,
-                )
-                .await?,
-            );
+            let seals = openable as u32;
+            seal = Some(sealing_key(task, &slice.keys, &page.view, seals, &mut effort).await?);
         }
     }
     let mut keys = Vec::with_capacity(page.cells.len());
     let mut kept = Vec::with_capacity(page.cells.len());
     for cell in page.cells {
-        let key = match (state.opened.get(&cell.header.key_id), &seal) {
+        let key = match (opened.get(&cell.header.key_id), &seal) {
             (Some(Ok(key)), None | Some(Ok(_))) => Ok(key.clone()),
             (Some(Ok(_)), Some(Err(fault))) | (Some(Err(fault)), _) => Err(fault.clone()),
             (None, _) => Err(CellError::KeyRowMissing(cell.header.key_id).into()),
@@ -233,6 +221,30 @@ async fn open_page(task: &TaskRun, mut page: Page) -> Result<OpenablePage, TaskE
     Ok(OpenablePage { page, keys, seal })
 }
 
+/// The keys that cells name, by id; each is opened once for the whole slice.
+pub(super) async fn open_keys(
+    task: &TaskRun,
+    ring: &SliceKeyRing,
+    view: &ChannelView,
+    cells: &[Cell],
+    effort: &mut Effort,
+) -> Result<HashMap<KeyId, Result<Arc<CellKey>, KeyFault>>, TaskError> {
+    let mut state = ring.state.lock().await;
+    let mut keys = HashMap::new();
+    for id in key_ids(cells) {
+        let opened = match state.opened.get(&id) {
+            Some(opened) => opened.clone(),
+            None => {
+                let opened = open_key(task, ring, &mut state, view, id, effort).await?;
+                state.opened.insert(id, opened.clone());
+                opened
+            }
+        };
+        keys.insert(id, opened);
+    }
+    Ok(keys)
+}
+
 /// Opens one key by the steps of docs/format.md.
 async fn open_key(
     task: &TaskRun,
@@ -248,7 +260,11 @@ async fn open_key(
         Ok(row) => row,
         Err(error) => return Ok(Err(error.into())),
     };
-    let asked = asked(task, &ring.address, view)?;
+    let asked = MessageLocus {
+        org: &view.org,
+        channel: &view.channel,
+        hour: ring.hour,
+    };
     if let Err(error) = scope_fits(&row.scope, &asked, &view.channel_row.workspaces_had) {
         return Ok(Err(error.into()));
     }
@@ -258,22 +274,6 @@ async fn open_key(
         return Ok(Err(fault));
     }
     unwrap_row(task, &row, &id, effort).await
-}
-
-/// Where the slice's reader looked.
-fn asked<'a>(
-    task: &'a TaskRun,
-    address: &SliceKey,
-    view: &'a ChannelView,
-) -> Result<MessageLocus<'a>, TaskError> {
-    let hour = address.slice.parse().map_err(|e: crate::ids::InvalidId| {
-        crate::store::StoreError::new(StoreErrorClass::Fatal, e.to_string())
-    })?;
-    Ok(MessageLocus {
-        org: &task.org,
-        channel: &view.channel,
-        hour,
-    })
 }
 
 /// Unwraps the key of a row and checks that it is the one the row commits to.
@@ -303,7 +303,9 @@ async fn unwrap_row(
                 Err(error) => Err(error.into()),
             })
         }
-        Err(error) => Ok(Err(fault(task, &row.cmk, error, effort).await?)),
+        Err(error) => Ok(Err(
+            fault(task, row.scope.org(), &row.cmk, error, effort).await?
+        )),
     }
 }
 
@@ -312,6 +314,7 @@ async fn unwrap_row(
 /// scope that was revoked.
 pub(super) async fn fault(
     task: &TaskRun,
+    org: &OrgId,
     cmk: &CmkArn,
     error: KmsError,
     effort: &mut Effort,
@@ -328,7 +331,7 @@ pub(super) async fn fault(
     Ok(match error.class {
         KmsClass::FatalWorker => return Err(error.into()),
         KmsClass::QuarantinedKey => KeyFault::Bad(format!("key_unwrap:{}", error.code)),
-        KmsClass::Denied => match canary(task, cmk, effort).await? {
+        KmsClass::Denied => match canary(task, org, cmk, effort).await? {
             Canary::Answers => KeyFault::Blocked(blocked),
             Canary::Refused => {
                 let blocked = Blocked {
@@ -353,6 +356,7 @@ pub(super) async fn fault(
 /// most.
 pub(super) async fn canary(
     task: &TaskRun,
+    org: &OrgId,
     cmk: &CmkArn,
     effort: &mut Effort,
 ) -> Result<Canary, TaskError> {
@@ -362,17 +366,14 @@ pub(super) async fn canary(
     if let Some(said) = shared.parking.canary(cmk) {
         return Ok(said);
     }
-    let list = task.allow_list.read().await;
+    let list = task.allow_lists.known(shared, org).await?;
     let wrap = list
         .get(cmk)
         .and_then(|row| hex::decode(&row.canary_hex).ok());
-    drop(list);
     let said = match wrap {
         None => Canary::Refused,
         Some(wrap) => {
-            let scope = Scope::Canary {
-                org: task.org.clone(),
-            };
+            let scope = Scope::Canary { org: org.clone() };
             let mut why = task.why();
             why.code = crate::kms::ReasonCode::Canary;
             effort.kms_calls += 1;
@@ -404,43 +405,49 @@ pub(super) async fn canary(
     Ok(said)
 }
 
-/// The key that new cells of the slice are sealed with: one that stands and
+/// The key that new cells of a slice are sealed with: one that stands and
 /// qualifies, or a new one. `seals` are counted before any is made.
-async fn sealing_key(
+pub(super) async fn sealing_key(
     task: &TaskRun,
-    slice: &crate::pipeline::work::Slice,
-    state: &mut State,
+    ring: &SliceKeyRing,
     view: &ChannelView,
     seals: u32,
     effort: &mut Effort,
 ) -> Opened {
+    let mut state = ring.state.lock().await;
+    let state = &mut *state;
     let desired = view.desired();
+    let scope = view.scope(ring.hour);
     if let Some((for_, key)) = &state.sealing
-        && *for_ == desired
+        && for_.desired == desired
+        && for_.scope == scope
     {
         match key {
             Err(fault) => return Ok(Err(fault.clone())),
             Ok(key) if key.reserve_seals(seals).is_ok() => return Ok(Ok(key.clone())),
             // The key has sealed all that it may in this process: make another.
             Ok(_) => {
-                let made = make_key(task, slice, state, view, &desired, effort).await?;
-                return Ok(remember(state, desired, made, seals));
+                let made = make_key(task, ring, state, &desired, &scope, effort).await?;
+                return Ok(remember(state, Sealing { desired, scope }, made, seals));
             }
         }
     }
-    let scope = view.scope(slice.id.hour);
-    slice.keys.load(task, state, None).await?;
+    ring.load(task, state, None).await?;
     let rows = state.rows.clone().unwrap_or_default();
     let found = match rows.sealing_key(&desired, &scope) {
-        Some(row) => unwrap_row(task, row, &row.key_id(), effort).await?,
-        None => make_key(task, slice, state, view, &desired, effort).await?,
+        Some(row) => match unwrap_row(task, row, &row.key_id(), effort).await? {
+            // Nobody's cells are worse for a bad key that stands here.
+            Err(KeyFault::Bad(_)) => make_key(task, ring, state, &desired, &scope, effort).await?,
+            found => found,
+        },
+        None => make_key(task, ring, state, &desired, &scope, effort).await?,
     };
-    Ok(remember(state, desired, found, seals))
+    Ok(remember(state, Sealing { desired, scope }, found, seals))
 }
 
 fn remember(
     state: &mut State,
-    desired: Desired,
+    sealing: Sealing,
     key: Result<Arc<CellKey>, KeyFault>,
     seals: u32,
 ) -> Result<Arc<CellKey>, KeyFault> {
@@ -448,7 +455,7 @@ fn remember(
         // A page has far fewer cells than a fresh key may seal.
         let _ = key.reserve_seals(seals);
     }
-    state.sealing = Some((desired, key.clone()));
+    state.sealing = Some((sealing, key.clone()));
     key
 }
 
@@ -456,29 +463,32 @@ fn remember(
 /// durable before the key is given out (I11).
 async fn make_key(
     task: &TaskRun,
-    slice: &crate::pipeline::work::Slice,
+    ring: &SliceKeyRing,
     state: &mut State,
-    view: &ChannelView,
     desired: &Desired,
+    scope: &Scope,
     effort: &mut Effort,
 ) -> Opened {
     let shared = &task.shared;
     if let Some(why) = shared.parking.why(&desired.cmk) {
         return Ok(Err(KeyFault::Blocked(why)));
     }
-    let scope = view.scope(slice.id.hour);
     effort.kms_calls += 1;
     let made = match shared
         .kms
-        .generate_data_key(&desired.cmk, &scope, &task.why())
+        .generate_data_key(&desired.cmk, scope, &task.why())
         .await
     {
         Ok(made) => made,
-        Err(error) => return Ok(Err(fault(task, &desired.cmk, error, effort).await?)),
+        Err(error) => {
+            return Ok(Err(
+                fault(task, scope.org(), &desired.cmk, error, effort).await?
+            ));
+        }
     };
     shared.parking.answered(&desired.cmk);
     killpoint::reach("key_after_generate");
-    let key = CellKey::derive(made.dek, &scope);
+    let key = CellKey::derive(made.dek, scope);
     let body = KeyRowBody {
         wrap_epoch: desired.wrap_epoch,
         provider: shared.provider,
@@ -486,7 +496,7 @@ async fn make_key(
         created_ms: shared.clock.wall().unix_ms(),
         cmk: made.wrapped.cmk,
         key_material_id: made.wrapped.key_material_id,
-        scope,
+        scope: scope.clone(),
         wrapped: made.wrapped.bytes,
     };
     let row = KeyRow {
@@ -499,7 +509,7 @@ async fn make_key(
     // The record of the call is on disk before what follows from it (I16).
     shared.audit.durable().await?;
     patiently(&shared.clock, || {
-        shared.store.insert_key(slice.keys.address(), &row)
+        shared.store.insert_key(&ring.address, &row)
     })
     .await?;
     killpoint::reach("key_after_insert");

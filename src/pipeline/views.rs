@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::ids::{ChannelId, OrgId};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::{Shared, TaskError};
-use crate::registry::ChannelView;
+use crate::registry::{AllowList, ChannelView};
 
 /// Channels that are kept. A task has few at a time, for it goes through them in
 /// order.
@@ -15,9 +15,10 @@ const KEPT: usize = 128;
 
 type Latest = Arc<tokio::sync::Mutex<Option<Arc<ChannelView>>>>;
 
-/// The views of a task, by channel.
+/// The views of a task, by organization and channel. A copy to another
+/// organization has channels of two.
 #[derive(Default)]
-pub struct Views(Mutex<HashMap<ChannelId, Latest>>);
+pub struct Views(Mutex<HashMap<(OrgId, ChannelId), Latest>>);
 
 impl Views {
     /// A view to begin with: read now or a little ago. A write may be as old as
@@ -29,7 +30,7 @@ impl Views {
         org: &OrgId,
         channel: &ChannelId,
     ) -> Result<Arc<ChannelView>, TaskError> {
-        let latest = self.of(channel);
+        let latest = self.of(org, channel);
         // Held while it is read, so that slices which come together ask once.
         let mut latest = latest.lock().await;
         if let Some(view) = &*latest
@@ -50,16 +51,47 @@ impl Views {
         channel: &ChannelId,
     ) -> Result<Arc<ChannelView>, TaskError> {
         let view = read(shared, org, channel).await?;
-        *self.of(channel).lock().await = Some(view.clone());
+        *self.of(org, channel).lock().await = Some(view.clone());
         Ok(view)
     }
 
-    fn of(&self, channel: &ChannelId) -> Latest {
+    fn of(&self, org: &OrgId, channel: &ChannelId) -> Latest {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= KEPT && !all.contains_key(channel) {
+        let key = (org.clone(), channel.clone());
+        if all.len() >= KEPT && !all.contains_key(&key) {
             all.clear();
         }
-        all.entry(channel.clone()).or_default().clone()
+        all.entry(key).or_default().clone()
+    }
+}
+
+/// The CMKs that may be used, by organization.
+#[derive(Default)]
+pub struct AllowLists(tokio::sync::Mutex<HashMap<OrgId, Arc<AllowList>>>);
+
+impl AllowLists {
+    /// The list as it was read last.
+    pub(super) async fn known(
+        &self,
+        shared: &Shared,
+        org: &OrgId,
+    ) -> Result<Arc<AllowList>, TaskError> {
+        if let Some(list) = self.0.lock().await.get(org) {
+            return Ok(list.clone());
+        }
+        self.fresh(shared, org).await
+    }
+
+    /// The list as it is now.
+    pub(super) async fn fresh(
+        &self,
+        shared: &Shared,
+        org: &OrgId,
+    ) -> Result<Arc<AllowList>, TaskError> {
+        let list = patiently(&shared.clock, || shared.registry.allow_list(org)).await?;
+        let list = Arc::new(list);
+        self.0.lock().await.insert(org.clone(), list.clone());
+        Ok(list)
     }
 }
 

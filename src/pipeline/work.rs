@@ -1,6 +1,7 @@
 //! What travels between the stages.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -8,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::clock::{BootTime, WallTime, WriteTime};
 use crate::crypto::{CellKey, Header, KeyId};
 use crate::epoch::Epoch;
-use crate::ids::RecordId;
+use crate::ids::{ChannelId, OrgId, RecordId};
 use crate::job::{Counts, Effort, SliceId};
 use crate::pipeline::unwrap::SliceKeyRing;
 use crate::registry::ChannelView;
@@ -33,9 +34,38 @@ pub struct Slice {
     pub id: SliceId,
     /// Its data keys, opened once for all pages.
     pub keys: SliceKeyRing,
+    /// The keys of the places that it is copied to, by organization and channel.
+    pub keys_elsewhere: std::sync::Mutex<HashMap<(OrgId, ChannelId), Arc<SliceKeyRing>>>,
     /// Its pages are sealed and written one at a time, or two halves of one, so
     /// that a kill costs at most one batch.
     pub turn: Arc<Semaphore>,
+}
+
+impl Slice {
+    /// A slice of a channel that nothing is known of yet.
+    pub fn new(org: &OrgId, ticket: &SliceTicket, turn: Arc<Semaphore>) -> Self {
+        let id = ticket.slice.clone();
+        Self {
+            number: ticket.number,
+            keys: SliceKeyRing::new(org, &id.channel, id.hour),
+            keys_elsewhere: std::sync::Mutex::default(),
+            id,
+            turn,
+        }
+    }
+
+    /// The keys of the same hour of a channel that it is copied to.
+    pub fn keys_of(&self, view: &ChannelView) -> Arc<SliceKeyRing> {
+        let mut rings = self
+            .keys_elsewhere
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (org, channel) = (&view.org, &view.channel);
+        rings
+            .entry((org.clone(), channel.clone()))
+            .or_insert_with(|| Arc::new(SliceKeyRing::new(org, channel, self.id.hour)))
+            .clone()
+    }
 }
 
 /// A cell that needs work.
@@ -102,6 +132,27 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// The end of a slice that has no rows.
+    pub fn of_nothing(slice: Arc<Slice>) -> Self {
+        Self {
+            slice,
+            page: 0,
+            last_page: true,
+            complete: true,
+            after: None,
+            last_record: None,
+            counts: Counts::default(),
+            effort: Effort {
+                slices: 1,
+                ..Effort::default()
+            },
+            bad: Vec::new(),
+            blocked: None,
+            room: None,
+            turn: None,
+        }
+    }
+
     /// Counts cells that wait for a key.
     pub fn block(&mut self, rows: u64, why: Blocked) {
         self.counts.blocked += rows;

@@ -28,13 +28,11 @@ pub(super) async fn choose(
     id: KeyId,
 ) -> Result<Result<KeyRowBody, CellError>, TaskError> {
     let floor = view.org_row.wrap_floor;
-    let known = Arc::clone(&*task.allow_list.read().await);
+    let known = task.allow_lists.known(&task.shared, &view.org).await?;
     match rows.wrap_to_open(id, &known, floor) {
         Err(CellError::CmkNotAllowed(_)) => {
-            let fresh = task.shared.registry.allow_list(&task.org).await?;
-            let answer = rows.wrap_to_open(id, &fresh, floor).cloned();
-            *task.allow_list.write().await = Arc::new(fresh);
-            Ok(answer)
+            let fresh = task.allow_lists.fresh(&task.shared, &view.org).await?;
+            Ok(rows.wrap_to_open(id, &fresh, floor).cloned())
         }
         answer => Ok(answer.cloned()),
     }

@@ -16,7 +16,7 @@ use crate::killpoint;
 use crate::pipeline::patience::{FIRST_WAIT, LONGEST_WAIT, patiently};
 use crate::pipeline::work::{NewCell, SealedPage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
-use crate::registry::ChannelView;
+use crate::registry::{ChannelView, RegistryError};
 use crate::store::{CellWrite, Partition, StoreErrorClass};
 use crate::telemetry::metrics::{STORE_ERRORS, STORE_WRITE_SECONDS};
 
@@ -50,38 +50,53 @@ pub(super) async fn run(
 
 /// Cells that are sent together. Their age goes with them: when one batch of a
 /// page is read again, the others are as old as they were.
-struct Batch {
-    view: Arc<ChannelView>,
-    read_at: BootTime,
-    answered_at: WallTime,
-    epoch: Epoch,
-    cells: Vec<NewCell>,
+pub(super) struct Batch {
+    /// Where they go.
+    pub(super) partition: Partition,
+    /// When the oldest of the reads was begun that they follow from, those of the
+    /// registry among them.
+    pub(super) read_at: BootTime,
+    /// When the store gave the TTLs that they replace.
+    pub(super) answered_at: WallTime,
+    /// Their epoch.
+    pub(super) epoch: Epoch,
+    /// The cells. What expires before it is sent is taken out.
+    pub(super) cells: Vec<NewCell>,
 }
 
 impl Batch {
-    /// Other cells of the same age.
-    fn with(&self, cells: Vec<NewCell>) -> Self {
+    /// Other cells of the same age for the same place.
+    pub(super) fn with(&self, cells: Vec<NewCell>) -> Self {
         Self {
-            view: self.view.clone(),
+            partition: self.partition.clone(),
             cells,
             ..*self
         }
     }
 }
 
+/// What became of a batch.
+pub(super) enum Sent {
+    /// What is left of it was acknowledged.
+    Done,
+    /// The store refuses it as such.
+    Refused,
+    /// It has to be read again before it may be written (I4).
+    TooOld,
+}
+
 async fn write_page(task: &TaskRun, page: SealedPage) -> Result<Tally, TaskError> {
     let mut tally = page.tally;
-    let partition = page.view.partition(tally.slice.id.hour);
     // The page was read no larger than a batch may be.
     let batch = Batch {
-        view: page.view,
-        read_at: page.read_at,
+        partition: page.view.partition(tally.slice.id.hour),
+        read_at: page.read_at.min(page.view.read_at),
         answered_at: page.answered_at,
         epoch: page.epoch,
         cells: page.cells,
     };
     killpoint::reach("cells_before_write");
-    write_batch(task, &mut tally, &partition, batch).await?;
+    write_batch(task, &mut tally, &page.view, batch).await?;
     killpoint::reach("cells_after_write");
     Ok(tally)
 }
@@ -91,48 +106,67 @@ async fn write_page(task: &TaskRun, page: SealedPage) -> Result<Tally, TaskError
 async fn write_batch(
     task: &TaskRun,
     tally: &mut Tally,
-    partition: &Partition,
+    view: &Arc<ChannelView>,
     batch: Batch,
 ) -> Result<(), TaskError> {
-    let Some(mut refused) = send(task, tally, partition, batch).await? else {
+    let Some(mut refused) = rewrite(task, tally, view, batch).await? else {
         return Ok(());
     };
     for cell in std::mem::take(&mut refused.cells) {
         let (record, write_time) = (cell.record.clone(), cell.write_time);
         let alone = refused.with(vec![cell]);
-        if send(task, tally, partition, alone).await?.is_some() {
+        if rewrite(task, tally, view, alone).await?.is_some() {
             tally.quarantine(record, write_time, "store_refused");
         }
     }
     Ok(())
 }
 
-/// Sends one batch and gives it back if the store refuses it as such. Waits and
-/// tries again while the store is away; what became too old by that is read
-/// again before it is written (I4), and the TTLs are computed for each try.
-async fn send(
+/// Sends one batch, read again as often as it has to be, and gives it back if
+/// the store refuses it as such.
+async fn rewrite(
     task: &TaskRun,
     tally: &mut Tally,
-    partition: &Partition,
+    view: &Arc<ChannelView>,
     mut batch: Batch,
 ) -> Result<Option<Batch>, TaskError> {
+    loop {
+        let sent = send(task, &mut batch, |_| tally.counts.expired += 1).await?;
+        match sent {
+            Sent::Done => {
+                tally.counts.rewritten += batch.cells.len() as u64;
+                return Ok(None);
+            }
+            Sent::Refused => return Ok(Some(batch)),
+            Sent::TooOld => read_again(task, tally, view, &mut batch).await?,
+        }
+    }
+}
+
+/// Sends one batch. Waits and tries again while the store is away, until it is
+/// too old; the TTLs are computed for each try. A cell whose time is over is
+/// taken out and given to `expired`.
+pub(super) async fn send(
+    task: &TaskRun,
+    batch: &mut Batch,
+    mut expired: impl FnMut(NewCell),
+) -> Result<Sent, TaskError> {
     let shared = &task.shared;
     let mut wait = FIRST_WAIT;
     loop {
-        if is_too_old(task, &batch) {
-            read_again(task, tally, partition, &mut batch).await?;
+        if shared.clock.boot().since(batch.read_at) >= shared.timing.row_age() {
+            return Ok(Sent::TooOld);
         }
-        let writes = compose(shared.clock.wall(), tally, &mut batch);
+        let writes = compose(shared.clock.wall(), batch, &mut expired);
         if writes.is_empty() {
-            return Ok(None);
+            return Ok(Sent::Done);
         }
         let sent_at = shared.clock.boot();
-        match shared.store.write_cells(partition, &writes).await {
+        match shared.store.write_cells(&batch.partition, &writes).await {
             Ok(()) => {
                 let took = shared.clock.boot().since(sent_at);
                 metrics::histogram!(STORE_WRITE_SECONDS).record(took);
-                tally.counts.rewritten += writes.len() as u64;
-                return Ok(None);
+                return Ok(Sent::Done);
             }
             Err(error) => match error.class {
                 StoreErrorClass::Transient => {
@@ -143,7 +177,7 @@ async fn send(
                 }
                 StoreErrorClass::Invalid => {
                     metrics::counter!(STORE_ERRORS, "class" => "invalid").increment(1);
-                    return Ok(Some(batch));
+                    return Ok(Sent::Refused);
                 }
                 StoreErrorClass::Fatal => return Err(error.into()),
             },
@@ -151,9 +185,8 @@ async fn send(
     }
 }
 
-/// Makes the statements as they are sent now. A cell whose time is over is
-/// dropped from the batch and counted `expired`.
-fn compose(now: WallTime, tally: &mut Tally, batch: &mut Batch) -> Vec<CellWrite> {
+/// Makes the statements as they are sent now.
+fn compose(now: WallTime, batch: &mut Batch, expired: &mut impl FnMut(NewCell)) -> Vec<CellWrite> {
     let (epoch, answered_at) = (batch.epoch, batch.answered_at);
     let ttl = |cell: &NewCell| match cell.expiry {
         None => Some(0),
@@ -162,9 +195,10 @@ fn compose(now: WallTime, tally: &mut Tally, batch: &mut Batch) -> Vec<CellWrite
             expiry::store_ttl(at, epoch, read, now)
         }
     };
-    let before = batch.cells.len();
-    batch.cells.retain(|cell| ttl(cell).is_some());
-    tally.counts.expired += (before - batch.cells.len()) as u64;
+    batch
+        .cells
+        .extract_if(.., |cell| ttl(cell).is_none())
+        .for_each(expired);
     batch
         .cells
         .iter()
@@ -177,33 +211,31 @@ fn compose(now: WallTime, tally: &mut Tally, batch: &mut Batch) -> Vec<CellWrite
         .collect()
 }
 
-fn is_too_old(task: &TaskRun, batch: &Batch) -> bool {
-    let now = task.shared.clock.boot();
-    let row_age = task.shared.timing.row_age();
-    now.since(batch.read_at) >= row_age || now.since(batch.view.read_at) >= row_age
-}
-
 /// Reads the rows of a batch again and keeps those that are still what they
 /// were. A row that somebody changed is theirs now: if it should still be of an
 /// old epoch, the proving scan finds it.
 async fn read_again(
     task: &TaskRun,
     tally: &mut Tally,
-    partition: &Partition,
+    view: &ChannelView,
     batch: &mut Batch,
 ) -> Result<(), TaskError> {
     let shared = &task.shared;
-    let (org, channel) = (task.org.clone(), batch.view.channel.clone());
-    let view = patiently(&shared.clock, || shared.registry.view(&org, &channel)).await?;
-    let read_at = shared.clock.boot();
+    let (org, channel) = (&view.org, &view.channel);
+    let fresh = patiently(&shared.clock, || shared.registry.view(org, channel)).await;
     let cells = std::mem::take(&mut batch.cells);
-    if !view.agrees_with(&batch.view) {
-        tally.counts.changed += cells.len() as u64;
-        return Ok(());
-    }
+    let fresh = match fresh {
+        Ok(fresh) if fresh.agrees_with(view) => fresh,
+        // Gone: it was the destination of a copy that was called off.
+        Ok(_) | Err(RegistryError::UnknownChannel { .. }) => {
+            tally.counts.changed += cells.len() as u64;
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     for mut cell in cells {
         let found = patiently(&shared.clock, || {
-            shared.store.read_cell(partition, &cell.record)
+            shared.store.read_cell(&batch.partition, &cell.record)
         })
         .await?;
         let same = found.as_ref().is_some_and(|found| {
@@ -219,8 +251,7 @@ async fn read_again(
             tally.counts.changed += 1;
         }
     }
-    batch.view = Arc::new(view);
-    batch.read_at = read_at;
+    batch.read_at = fresh.read_at;
     // The last answer's time for all of them: a store's expiry is then never
     // reckoned earlier than it is, and a newer epoch only gets a later one.
     batch.answered_at = shared.clock.wall();

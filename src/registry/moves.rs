@@ -6,6 +6,8 @@
 //! announced there, the destination's row gets its new place, its epoch and
 //! whose copy it is. So whoever meets a phase finds the destination.
 
+use serde::de::DeserializeOwned;
+
 use crate::epoch::Epoch;
 use crate::ids::{ChannelId, JobId, OrgId, Place};
 use crate::job::{MoveKind, MoveRequest};
@@ -348,6 +350,20 @@ impl Registry {
 
     /// The consents in the registry of an organization, expired ones included.
     pub async fn consents(&self, org: &OrgId) -> Result<Vec<ConsentRow>, RegistryError> {
+        self.all(org, CONSENT_PREFIX).await
+    }
+
+    /// The moves from and to an organization that were activated.
+    pub async fn moves(&self, org: &OrgId) -> Result<Vec<MoveRow>, RegistryError> {
+        self.all(org, MOVE_PREFIX).await
+    }
+
+    /// The rows of an organization whose ids begin alike.
+    async fn all<T: DeserializeOwned>(
+        &self,
+        org: &OrgId,
+        prefix: &str,
+    ) -> Result<Vec<T>, RegistryError> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -356,7 +372,7 @@ impl Registry {
                 .control_list(
                     ControlTable::Registry,
                     org.as_str(),
-                    CONSENT_PREFIX,
+                    prefix,
                     after.as_deref(),
                     500,
                 )

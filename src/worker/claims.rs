@@ -14,7 +14,7 @@ use crate::clock::BootTime;
 use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
-use crate::pipeline::{self, Ended, Goal, TaskError, TaskRun, Views};
+use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 
@@ -218,7 +218,8 @@ async fn run_task(
     let (stop_task, stopped) = watch::channel(false);
     let (org, channel) = job.scans(round.pass);
     let run = Arc::new(TaskRun {
-        allow_list: RwLock::new(Arc::new(shared.registry.allow_list(&org).await?)),
+        allow_lists: AllowLists::default(),
+        targets: Targets::default(),
         views: Views::default(),
         later_epochs: RwLock::default(),
         shared: shared.clone(),

@@ -110,6 +110,8 @@ impl WorkerError {
                 TaskError::Hold(_) => true,
                 // One page that trips a bug must not end worker after worker.
                 TaskError::Compute => true,
+                // The driver learns of it as well and ends the job.
+                TaskError::CalledOff(_) => true,
                 TaskError::Audit(_) | TaskError::Kms(_) => false,
             },
         }

@@ -22,7 +22,7 @@ pub(super) async fn plan(
     let mut number = 0;
     hold.save(|row| {
         row.rounds += 1;
-        if pass == Pass::Rewrite {
+        if matches!(pass, Pass::Rewrite | Pass::Copy | Pass::Sweep) {
             row.rewrite_round = row.rounds;
         }
         number = row.rounds;

@@ -1,0 +1,115 @@
+//! Where the cells of a copy go, and whether the copy is still under way.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::ids::Place;
+use crate::job::{MoveRequest, Pass};
+use crate::pipeline::patience::patiently;
+use crate::pipeline::{Goal, TaskError, TaskRun};
+use crate::registry::{ChannelView, CopyPhase, Places, RegistryError};
+
+/// The places of a copy's destination, as a task saw them last.
+#[derive(Default)]
+pub struct Targets(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    latest: Option<Arc<Places>>,
+    // The place that the copy brought the channel to.
+    place: Option<Place>,
+}
+
+impl Targets {
+    /// The places, read now or a little ago, as with [`super::Views`].
+    pub(super) async fn young(&self, task: &TaskRun) -> Result<Arc<Places>, TaskError> {
+        let shared = &task.shared;
+        // Held while they are read, so that pages which come together ask once.
+        let mut seen = self.0.lock().await;
+        if let Some(places) = &seen.latest
+            && shared.clock.boot().since(places.read_at) < shared.timing.row_age() / 4
+        {
+            return Ok(places.clone());
+        }
+        let request = request(task)?;
+        let read = match task.pass {
+            Pass::Sweep => {
+                let place = match &seen.place {
+                    Some(place) => place.clone(),
+                    None => place_of(task, request).await?,
+                };
+                let name = request.destination();
+                let places =
+                    patiently(&shared.clock, || shared.registry.whereabouts(&name, &place)).await;
+                seen.place = Some(place);
+                places
+            }
+            _ => destination(task, request).await,
+        };
+        let places = Arc::new(match read {
+            Err(RegistryError::UnknownChannel { .. }) => {
+                return Err(TaskError::CalledOff(task.job));
+            }
+            read => read?,
+        });
+        seen.latest = Some(places.clone());
+        Ok(places)
+    }
+}
+
+fn request(task: &TaskRun) -> Result<&MoveRequest, TaskError> {
+    match &task.goal {
+        Goal::Copy(request) => Ok(request),
+        Goal::Rekey { .. } | Goal::MoveInPlace => Err(TaskError::CalledOff(task.job)),
+    }
+}
+
+/// The destination while it belongs to this copy.
+async fn destination(task: &TaskRun, request: &MoveRequest) -> Result<Places, RegistryError> {
+    let shared = &task.shared;
+    let to = request.destination();
+    let view = patiently(&shared.clock, || shared.registry.view(&to.org, &to.channel)).await?;
+    let incoming = view.channel_row.incoming.as_ref();
+    if incoming.is_some_and(|incoming| incoming.job == task.job) {
+        Ok(Places::only(view))
+    } else {
+        // The name is somebody else's.
+        Err(RegistryError::UnknownChannel {
+            org: to.org,
+            channel: to.channel,
+        })
+    }
+}
+
+async fn place_of(task: &TaskRun, request: &MoveRequest) -> Result<Place, TaskError> {
+    let shared = &task.shared;
+    let row = patiently(&shared.clock, || {
+        shared.registry.move_row(&request.org, task.job)
+    })
+    .await?;
+    row.map(|row| row.place)
+        .ok_or(TaskError::CalledOff(task.job))
+}
+
+/// Whether a copy may read or purge the source by this view of it. A place that
+/// the channel's name has got since belongs to others, who never said that it
+/// may be emptied.
+///
+/// # Errors
+/// `CalledOff`.
+pub(super) fn check_source(task: &TaskRun, view: &ChannelView) -> Result<(), TaskError> {
+    let copied = match task.pass {
+        Pass::Copy => CopyPhase::Mirrored..=CopyPhase::Switched,
+        Pass::Sweep => CopyPhase::Moved..=CopyPhase::Moved,
+        Pass::Rewrite | Pass::Verify | Pass::Drain => return Ok(()),
+    };
+    let outgoing = view.channel_row.outgoing.as_ref();
+    let ours = outgoing.is_some_and(|out| out.job == task.job && copied.contains(&out.phase));
+    // While another copy comes to the name, `outgoing` says where it led before.
+    if ours && view.channel_row.incoming.is_none() {
+        Ok(())
+    } else {
+        Err(TaskError::CalledOff(task.job))
+    }
+}
