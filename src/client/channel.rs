@@ -1,44 +1,49 @@
 //! Write, read, edit, delete, list.
 //!
-//! Each write follows one view of the registry. The view's age is checked before
-//! the cell is sealed and again after the store has acknowledged it; if it ran
-//! out meanwhile and the registry now says something else, the operation is
-//! repeated by the new view with the same write time. So a job that has waited
-//! for the settle time finds no write by the old state that its sender believes
-//! to be done, and of the two cells the newer epoch wins.
+//! Each operation follows one route of the registry: where a channel's records
+//! are read, written and deleted. A write's route has its age checked before the
+//! cell is sealed and again after every place has acknowledged it; if it ran out
+//! meanwhile and the registry now says something else, the operation is repeated
+//! by the new route with the same write time. So a job that has waited for the
+//! settle time finds no write by the old state that its sender believes to be
+//! done, and of the two cells the newer epoch wins.
 
 use std::sync::Arc;
 
-use super::error::{ClientError, ErrorClass, ErrorKind};
+use super::error::{ClientError, ErrorKind};
+use super::follow::{all_places, origin};
 use super::message::{EditLifetime, Lifetime, Listing, Message, Written};
+use super::put::Put;
 use super::{PageLimit, Shared, Use};
-use crate::clock::{WallTime, WriteTime};
+use crate::clock::WriteTime;
 use crate::crypto::open::{Admission, admit_cell};
 use crate::crypto::{CellError, cell, expiry};
-use crate::epoch::Epoch;
 use crate::ids::{ChannelId, Hour, OrgId, RecordId, WorkspaceId};
-use crate::registry::ChannelView;
+use crate::registry::{ChannelView, Places};
 use crate::scope::Locus;
-use crate::store::{CellWrite, Consistency, Partition, StoreResult, StoredCell};
+use crate::store::{Consistency, StoreResult, StoredCell};
 
-/// How often an operation starts over with a newer view before it gives up. The
+/// How often an operation starts over with a newer route before it gives up. The
 /// registry changes a few times a year; twice within one operation is a stall.
-const ROUNDS: usize = 5;
+pub(super) const ROUNDS: usize = 5;
 
 /// A channel. All that is read and written here is bound to it.
 #[derive(Clone)]
 pub struct Channel {
-    shared: Arc<Shared>,
-    org: OrgId,
-    workspace: WorkspaceId,
-    channel: ChannelId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) org: OrgId,
+    pub(super) workspace: WorkspaceId,
+    pub(super) channel: ChannelId,
 }
 
-/// Where an operation reads and writes, by a view. The one place that the
-/// phases of a channel's copy to another place will have to change: then a
-/// write may go to two.
-fn place(view: &ChannelView, hour: Hour) -> Partition {
-    view.partition(hour)
+/// Where a record is, as a view has it. In a copy each place has its own: the
+/// handle's name may be the other's.
+pub(super) fn locus<'a>(view: &'a ChannelView, record: &'a RecordId) -> Locus<'a> {
+    Locus::Message {
+        org: &view.org,
+        channel: &view.channel,
+        record,
+    }
 }
 
 impl Channel {
@@ -60,8 +65,8 @@ impl Channel {
     /// the UTC hour in which the message was created; it is part of the address.
     ///
     /// # Errors
-    /// `revoked`, `cmk_unusable`, `unavailable`, `stale`, `not_found`,
-    /// `plaintext_too_large`, `bad_expiry`, `expiry_past`. If the error says
+    /// `revoked`, `cmk_unusable`, `unavailable`, `stale`, `not_found`, `moving`,
+    /// `moved_to`, `plaintext_too_large`, `bad_expiry`, `expiry_past`. If the error says
     /// `perhaps_written`, the message may be there all the same.
     pub async fn write(
         &self,
@@ -108,50 +113,65 @@ impl Channel {
     /// Reads a message. `None`: it was deleted, has vanished, or never was.
     ///
     /// # Errors
-    /// `revoked`, `cmk_unusable`, `unavailable`, `not_found`; the code of a
-    /// quarantine if the cell or its key cannot be trusted.
+    /// `revoked`, `cmk_unusable`, `unavailable`, `stale`, `not_found`, `moving`,
+    /// `moved_to`; the code of a quarantine if the cell or its key cannot be trusted.
     pub async fn read(
         &self,
         hour: Hour,
         record: &RecordId,
         why: &Use,
     ) -> Result<Option<Message>, ClientError> {
-        let view = self.view().await?;
-        match self.read_by(&view, hour, record, why).await {
+        let mut places = self.places().await?;
+        let mut asked_afresh = false;
+        for _ in 0..ROUNDS {
+            let result = self.read_by(&places, hour, record, why).await;
             // What was refused by a cached view is asked once more by a fresh
             // one: an epoch given out a second ago is no forgery.
-            Err(kind) if kind.may_be_of_an_old_view() => {
-                let view = self.fresh_view().await?;
-                Ok(self.read_by(&view, hour, record, why).await?)
+            let refused = matches!(&result, Err(kind) if kind.may_be_of_an_old_view());
+            if refused && !asked_afresh {
+                asked_afresh = true;
+                places = self.fresh_places().await?;
+            } else if let Some(newer) = self.elsewhere(&places, hour).await? {
+                places = newer;
+            } else {
+                return Ok(result?);
             }
-            result => Ok(result?),
         }
+        Err(ErrorKind::Stale.into())
     }
 
     /// Deletes a message. No key is used, so a revocation does not hinder it.
     ///
     /// # Errors
-    /// `unavailable`, `stale`, `not_found`. If the error says `perhaps_written`,
+    /// `unavailable`, `stale`, `not_found`, `moving`, `moved_to`. If the error says `perhaps_written`,
     /// the message may be gone all the same; deleting twice does no harm.
     pub async fn delete(&self, hour: Hour, record: &RecordId) -> Result<Written, ClientError> {
-        let mut view = self.view().await?;
-        let at = self.next_time(&view, hour, record);
-        for _ in 0..ROUNDS {
-            let to = place(&view, hour);
-            let sent = self.shared.store.delete_row(&to, record, at);
-            let unsure = |kind| ClientError::after_sending(kind, at);
-            self.in_time(sent).await.map_err(unsure)?;
-            match self.overtaken(&view).await.map_err(unsure)? {
+        let mut places = self.places().await?;
+        let at = self.next_time(&places, hour, record);
+        let unsure = |kind| ClientError::after_sending(kind, at);
+        'rounds: for _ in 0..ROUNDS {
+            for (n, view) in places.delete.iter().enumerate() {
+                if n > 0 && self.shared.views.ran_out(&places) {
+                    places = self.places_to_finish().await.map_err(unsure)?;
+                    continue 'rounds;
+                }
+                let from = view.partition(hour);
+                let sent = self.shared.store.delete_row(&from, record, at);
+                self.in_time(sent).await.map_err(unsure)?;
+            }
+            // It needs no look at what stands there now: what is older than the
+            // delete is to go, wherever it is, and it takes nothing newer.
+            match self.overtaken(&places).await.map_err(unsure)? {
                 None => {
                     return Ok(Written {
                         write_time: at,
                         expires_at_s: None,
                     });
                 }
-                Some(newer) => view = newer,
+                Some(newer) => places = newer,
             }
         }
-        Err(ClientError::after_sending(ErrorKind::Stale, at))
+        Err(unsure(ErrorKind::Stale))
     }
 
     /// One page of an hour, by ascending record id, from just after `after`.
@@ -159,7 +179,7 @@ impl Channel {
     /// is carried on tomorrow follows tomorrow's registry.
     ///
     /// # Errors
-    /// `unavailable`, `not_found`. What is wrong with a single message stands in
+    /// `unavailable`, `stale`, `not_found`, `moving`, `moved_to`. What is wrong with a single message stands in
     /// its place in the page.
     pub async fn list(
         &self,
@@ -168,49 +188,78 @@ impl Channel {
         limit: PageLimit,
         why: &Use,
     ) -> Result<Listing, ClientError> {
-        let mut view = self.view().await?;
-        let from = place(&view, hour);
-        let page = self
-            .shared
-            .store
-            .read_page(&from, after, limit, Consistency::Quorum);
-        let page = self.in_time(page).await?;
-        let mut fresh = false;
-        let mut messages = Vec::with_capacity(page.cells.len());
-        for stored in page.cells {
-            let mut opened = self.open(&view, hour, &stored, why).await;
-            if !fresh && matches!(&opened, Err(kind) if kind.may_be_of_an_old_view()) {
-                // One fresh view serves the page: it is younger than the page.
-                view = self.fresh_view().await?;
-                fresh = true;
-                opened = self.open(&view, hour, &stored, why).await;
+        let mut places = self.places().await?;
+        let mut asked_afresh = false;
+        'rounds: for _ in 0..ROUNDS {
+            let from = places.read.partition(hour);
+            let page = self
+                .shared
+                .store
+                .read_page(&from, after, limit, Consistency::Quorum);
+            let page = self.in_time(page).await?;
+            if let Some(newer) = self.elsewhere(&places, hour).await? {
+                places = newer;
+                continue;
             }
-            match opened {
-                Ok(None) => {}
-                Ok(Some(message)) => messages.push((stored.record, Ok(message))),
-                Err(kind) => messages.push((stored.record, Err(kind.into()))),
+            let mut messages = Vec::with_capacity(page.cells.len());
+            for stored in page.cells {
+                let mut opened = self.open(&places.read, hour, &stored, why).await;
+                if !asked_afresh && matches!(&opened, Err(kind) if kind.may_be_of_an_old_view()) {
+                    // One fresh route serves the page: it is younger than the
+                    // page.
+                    asked_afresh = true;
+                    places = self.fresh_places().await?;
+                    if places.read.partition(hour) != from {
+                        continue 'rounds;
+                    }
+                    opened = self.open(&places.read, hour, &stored, why).await;
+                }
+                match opened {
+                    Ok(None) => {}
+                    Ok(Some(message)) => messages.push((stored.record, Ok(message))),
+                    Err(kind) => messages.push((stored.record, Err(kind.into()))),
+                }
             }
+            return Ok(Listing {
+                messages,
+                next: page.next,
+            });
         }
-        Ok(Listing {
-            messages,
-            next: page.next,
-        })
+        Err(ErrorKind::Stale.into())
+    }
+
+    /// After an answer of the store: the newer route if the one that was
+    /// followed ran out meanwhile and the channel is now read elsewhere. A
+    /// reader that was stopped for an hour has looked into a place that may have
+    /// been left and swept since.
+    async fn elsewhere(
+        &self,
+        places: &Places,
+        hour: Hour,
+    ) -> Result<Option<Arc<Places>>, ErrorKind> {
+        if !self.shared.views.ran_out(places) {
+            return Ok(None);
+        }
+        let newer = self.fresh_places().await?;
+        let moved = newer.read.partition(hour) != places.read.partition(hour);
+        Ok(moved.then_some(newer))
     }
 
     async fn read_by(
         &self,
-        view: &ChannelView,
+        places: &Places,
         hour: Hour,
         record: &RecordId,
         why: &Use,
     ) -> Result<Option<Message>, ErrorKind> {
-        let from = place(view, hour);
+        let from = places.read.partition(hour);
         let stored = self.shared.store.read_cell(&from, record);
         match self.in_time(stored).await? {
             None => Ok(None),
             Some(stored) => {
-                self.shared.times.saw(&from, record, stored.write_time);
-                self.open(view, hour, &stored, why).await
+                let all = all_places(places, hour);
+                self.shared.times.saw(&all, record, stored.write_time);
+                self.open(&places.read, hour, &stored, why).await
             }
         }
     }
@@ -240,7 +289,7 @@ impl Channel {
             .keys
             .opening_key(view, hour, header.key_id, why)
             .await?;
-        let text = cell::open(&key, &self.locus(&stored.record), &stored.cell)?;
+        let text = cell::open(&key, &locus(view, &stored.record), &stored.cell)?;
         Ok(Some(Message {
             text,
             write_time: stored.write_time,
@@ -257,96 +306,19 @@ impl Channel {
         expiry: Option<u32>,
         why: &Use,
     ) -> Result<Written, ClientError> {
-        let mut view = self.view().await?;
-        let at = self.next_time(&view, hour, record);
-        let written = Written {
-            write_time: at,
-            expires_at_s: expiry,
+        let put = Put {
+            channel: self,
+            hour,
+            record,
+            text,
+            expiry,
+            why,
         };
-        let mut sent: Option<Sent> = None;
-        for _ in 0..ROUNDS {
-            let failed = |kind| match sent {
-                Some(_) => ClientError::after_sending(kind, at),
-                None => kind.into(),
-            };
-            let key = match self.shared.keys.sealing_key(&view, hour, why).await {
-                Ok(key) => key,
-                // The CMK that an old view names may have been left and shut.
-                Err(kind) if kind.class() == ErrorClass::Blocked => {
-                    let newer = self.fresh_view().await.map_err(failed)?;
-                    if newer.agrees_with(&view) {
-                        return Err(failed(kind));
-                    }
-                    view = newer;
-                    continue;
-                }
-                Err(kind) => return Err(failed(kind)),
-            };
-            // The KMS may have taken its time. From here to the store there is
-            // no more waiting.
-            if self.shared.views.ran_out(&view) {
-                view = self.fresh_view().await.map_err(failed)?;
-                continue;
-            }
-            let epoch = view.desired().cell_epoch;
-            let cell = key
-                .seal(epoch, expiry, &self.locus(record), text)
-                .map_err(failed)?;
-            let Some(ttl_s) = self.ttl(expiry, epoch, sent) else {
-                return match sent {
-                    // Written, and vanished since.
-                    Some(_) => Ok(written),
-                    None => Err(ErrorKind::ExpiryPast.into()),
-                };
-            };
-            let to = place(&view, hour);
-            let write = [CellWrite {
-                record: record.clone(),
-                cell: cell.into(),
-                write_time: at,
-                ttl_s,
-            }];
-            let unsure = |kind| ClientError::after_sending(kind, at);
-            self.in_time(self.shared.store.write_cells(&to, &write))
-                .await
-                .map_err(unsure)?;
-            sent = Some(Sent {
-                epoch,
-                ttl_s,
-                answered: self.shared.clock.wall(),
-            });
-            match self.overtaken(&view).await.map_err(unsure)? {
-                None => return Ok(written),
-                Some(newer) => view = newer,
-            }
-        }
-        Err(match sent {
-            Some(_) => ClientError::after_sending(ErrorKind::Stale, at),
-            None => ErrorKind::Stale.into(),
+        let mut sent = None;
+        put.run(&mut sent).await.map_err(|kind| match &sent {
+            Some(sent) => ClientError::after_sending(kind, sent.at),
+            None => kind.into(),
         })
-    }
-
-    /// After an acknowledgement: the newer view if the one that was followed ran
-    /// out meanwhile and says something else.
-    async fn overtaken(&self, view: &ChannelView) -> Result<Option<Arc<ChannelView>>, ErrorKind> {
-        if !self.shared.views.ran_out(view) {
-            return Ok(None);
-        }
-        let newer = self.fresh_view().await?;
-        Ok((!newer.agrees_with(view)).then_some(newer))
-    }
-
-    /// The store's TTL: 0 for a lasting message, `None` if its time is over.
-    /// Computed when the statement is sent. A repetition tells what stands in
-    /// the store already, so that its expiry is the later one (I4).
-    fn ttl(&self, expiry: Option<u32>, epoch: Epoch, sent: Option<Sent>) -> Option<u32> {
-        match expiry {
-            None => Some(0),
-            Some(expiry) => {
-                let before = sent.map(|s| (s.epoch, s.ttl_s, s.answered));
-                expiry::store_ttl(expiry, epoch, before, self.shared.clock.wall())
-            }
-        }
     }
 
     fn check_lifetime(&self, lifetime: Lifetime) -> Result<Option<u32>, ErrorKind> {
@@ -361,55 +333,29 @@ impl Channel {
         Ok(Some(expiry))
     }
 
-    fn next_time(&self, view: &ChannelView, hour: Hour, record: &RecordId) -> WriteTime {
+    /// A write time above all that this client knows of the record, in every
+    /// place of its route and in those that they were copied from.
+    pub(super) fn next_time(&self, places: &Places, hour: Hour, record: &RecordId) -> WriteTime {
         let now = self.shared.clock.wall();
-        self.shared.times.next(now, &place(view, hour), record)
+        let all = all_places(places, hour);
+        let origins: Vec<_> = places
+            .delete
+            .iter()
+            .filter_map(|view| origin(view, hour))
+            .collect();
+        self.shared.times.next(now, &all, &origins, record)
     }
 
-    fn locus<'a>(&'a self, record: &'a RecordId) -> Locus<'a> {
-        Locus::Message {
-            org: &self.org,
-            channel: &self.channel,
-            record,
-        }
-    }
-
-    /// A view that has not run out, of a channel that is or was in the workspace
-    /// named.
-    async fn view(&self) -> Result<Arc<ChannelView>, ErrorKind> {
-        let view = self.shared.views.current(&self.org, &self.channel);
-        let view = self.bounded(view).await?;
-        match self.check_workspace(&view) {
-            Ok(()) if !self.shared.views.ran_out(&view) => Ok(view),
-            _ => self.fresh_view().await,
-        }
-    }
-
-    async fn fresh_view(&self) -> Result<Arc<ChannelView>, ErrorKind> {
-        let view = self.shared.views.fresh(&self.org, &self.channel);
-        let view = self.bounded(view).await?;
-        self.check_workspace(&view)?;
-        Ok(view)
-    }
-
-    /// A name from before a move still finds its channel.
-    fn check_workspace(&self, view: &ChannelView) -> Result<(), ErrorKind> {
-        if view.channel_row.workspaces_had.contains(&self.workspace) {
-            return Ok(());
-        }
-        Err(ErrorKind::NotFound(format!(
-            "channel `{}` of `{}` is not in workspace `{}`",
-            self.channel, self.org, self.workspace
-        )))
-    }
-
-    async fn in_time<T>(&self, call: impl Future<Output = StoreResult<T>>) -> Result<T, ErrorKind> {
+    pub(super) async fn in_time<T>(
+        &self,
+        call: impl Future<Output = StoreResult<T>>,
+    ) -> Result<T, ErrorKind> {
         self.bounded(async { Ok(call.await?) }).await
     }
 
     /// The settle time counts on it that no request to the store is waited for
     /// longer than this. What was sent may still land.
-    async fn bounded<T>(
+    pub(super) async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, ErrorKind>>,
     ) -> Result<T, ErrorKind> {
@@ -423,12 +369,4 @@ impl Channel {
             }),
         }
     }
-}
-
-/// What this operation has written already, by an older view.
-#[derive(Clone, Copy)]
-struct Sent {
-    epoch: Epoch,
-    ttl_s: u32,
-    answered: WallTime,
 }

@@ -3,9 +3,9 @@
 
 use crate::clock::WriteTime;
 use crate::crypto::CellError;
-use crate::ids::CmkArn;
+use crate::ids::{ChannelId, CmkArn, JobId, OrgId};
 use crate::kms::{KmsClass, KmsError};
-use crate::registry::RegistryError;
+use crate::registry::{ChannelName, RegistryError};
 use crate::store::{StoreError, StoreErrorClass};
 
 /// How an error is to be treated.
@@ -21,6 +21,9 @@ pub enum ErrorClass {
     Quarantined,
     /// There is no such thing.
     NotFound,
+    /// The channel has gone to another name, in another organization. Nothing is
+    /// lost: ask for it under the name that the error carries.
+    Moved,
     /// The request itself is wrong; sending it again is no use.
     Invalid,
     /// The process or the store is not set up right: stop and mend it.
@@ -78,6 +81,26 @@ pub enum ErrorKind {
     /// another workspace.
     #[error("{0}")]
     NotFound(String),
+    /// A channel is being copied to this name, which cannot be used before that
+    /// has come far enough. The channel works under its old name.
+    #[error(
+        "channel `{}` of `{}` is being moved to `{channel}` of `{org}` by job {job} and is still used under its old name", from.1, from.0
+    )]
+    Moving {
+        /// The organization of the name asked for.
+        org: OrgId,
+        /// The name asked for.
+        channel: ChannelId,
+        /// The job that copies.
+        job: JobId,
+        /// The channel that is copied.
+        from: Box<(OrgId, ChannelId)>,
+    },
+    /// The channel has gone to another organization. The client does not follow
+    /// it there by itself: whoever may read in one organization need not be
+    /// allowed to in the other.
+    #[error("the channel has moved to `{0}`")]
+    MovedTo(Box<ChannelName>),
     /// An edit found no message: it was deleted, has vanished, or never was.
     #[error("there is no message to edit")]
     Absent,
@@ -102,7 +125,10 @@ impl ErrorKind {
             ErrorKind::Revoked { .. }
             | ErrorKind::CmkUnusable { .. }
             | ErrorKind::KmsUnknown { .. } => ErrorClass::Blocked,
-            ErrorKind::Unavailable { .. } | ErrorKind::Stale => ErrorClass::Transient,
+            ErrorKind::Unavailable { .. } | ErrorKind::Stale | ErrorKind::Moving { .. } => {
+                ErrorClass::Transient
+            }
+            ErrorKind::MovedTo(_) => ErrorClass::Moved,
             ErrorKind::Quarantined(_) | ErrorKind::KeyDamaged { .. } => ErrorClass::Quarantined,
             ErrorKind::NotFound(_) | ErrorKind::Absent => ErrorClass::NotFound,
             ErrorKind::Invalid(_) | ErrorKind::ExpiryPast => ErrorClass::Invalid,
@@ -122,6 +148,8 @@ impl ErrorKind {
             ErrorKind::Quarantined(e) | ErrorKind::Invalid(e) => e.code(),
             ErrorKind::KeyDamaged { .. } => "key_damaged",
             ErrorKind::NotFound(_) => "not_found",
+            ErrorKind::Moving { .. } => "moving",
+            ErrorKind::MovedTo(_) => "moved_to",
             ErrorKind::Absent => "absent",
             ErrorKind::ExpiryPast => "expiry_past",
             ErrorKind::SelfCheck => "self_check",
@@ -158,7 +186,7 @@ impl ErrorKind {
                     | CellError::ScopeMismatch
                     | CellError::CmkNotAllowed(_)
             ),
-            ErrorKind::NotFound(_) => true,
+            ErrorKind::NotFound(_) | ErrorKind::Moving { .. } | ErrorKind::MovedTo(_) => true,
             _ => false,
         }
     }

@@ -4,6 +4,8 @@
 //! | file | what |
 //! |---|---|
 //! | `channel` | write, read, edit, delete, list |
+//! | `put` | a write on its way to every place it goes to |
+//! | `follow` | from a channel's name to the places of its records |
 //! | `message` | what goes in and comes out |
 //! | `error` | what can go wrong, by class and code |
 //! | `views` | what the client knows of the registry, and how old that is |
@@ -16,10 +18,12 @@
 mod channel;
 mod error;
 mod flights;
+mod follow;
 mod in_process;
 mod key_cache;
 mod key_service;
 mod message;
+mod put;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -37,7 +41,7 @@ pub use message::{EditLifetime, Lifetime, Listing, Message, Written};
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::ids::{ChannelId, OrgId, WorkspaceId};
-use crate::registry::{Registry, Timing};
+use crate::registry::{Registry, RegistryError, Timing};
 use crate::store::SharedStore;
 use views::Views;
 use write_times::WriteTimes;
@@ -127,21 +131,33 @@ impl Organization {
         )
     }
 
-    /// Enters a channel in the registry, or finds it there.
+    /// Enters a channel in the registry, or finds it there: under any workspace
+    /// it has had, and under any name it has had in this organization.
     ///
     /// # Errors
-    /// `NotFound` for an unknown organization, or if the channel is in another
-    /// workspace; `Unavailable`.
+    /// `not_found` for an unknown organization, or if the channel was never in
+    /// this workspace; `moving` if it is the destination of a copy that has not
+    /// come far enough; `moved_to` if it has gone to another organization;
+    /// `unavailable`.
     pub async fn ensure_channel(
         &self,
         workspace: &WorkspaceId,
         channel: &ChannelId,
     ) -> Result<Channel, ClientError> {
-        self.client
-            .0
-            .registry
-            .ensure_channel(&self.org, workspace, channel)
-            .await?;
-        Ok(self.channel(workspace, channel))
+        let handle = self.channel(workspace, channel);
+        let registry = &self.client.0.registry;
+        match registry.view(&self.org, channel).await {
+            Err(RegistryError::UnknownChannel { .. }) => {
+                match registry.ensure_channel(&self.org, workspace, channel).await {
+                    // Somebody else was first. What they entered is judged below.
+                    Ok(_) | Err(RegistryError::WrongWorkspace { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        handle.fresh_places().await?;
+        Ok(handle)
     }
 }

@@ -69,24 +69,39 @@ impl WriteTimes {
         }
     }
 
-    /// A time for a write to a record: not before the clock, above every time
-    /// this client has given or seen for the record.
-    pub(super) fn next(&self, now: WallTime, place: &Partition, record: &RecordId) -> WriteTime {
-        let record = self.name(place, record);
+    /// A time for a write to a record in these places: not before the clock,
+    /// above every time this client has given or seen for the record in any of
+    /// them, or in the places they were copied from. So times rise through the
+    /// phases of a copy, whose places change.
+    pub(super) fn next(
+        &self,
+        now: WallTime,
+        places: &[Partition],
+        origins: &[Partition],
+        record: &RecordId,
+    ) -> WriteTime {
+        let name = |place| self.name(place, record);
         let mut last = self.lock();
-        let above = last
-            .seen
-            .get(&record)
-            .map_or(i64::MIN, |t| t.0.saturating_add(1));
-        let at = self.own(now.0.max(above));
-        last.raise(record, at);
+        let above = places
+            .iter()
+            .chain(origins)
+            .filter_map(|place| last.seen.get(&name(place)))
+            .map(|t| t.0.saturating_add(1))
+            .max();
+        let at = self.own(now.0.max(above.unwrap_or(i64::MIN)));
+        for place in places {
+            last.raise(name(place), at);
+        }
         at
     }
 
-    /// The client has read a record with this write time.
-    pub(super) fn saw(&self, place: &Partition, record: &RecordId, at: WriteTime) {
-        let record = self.name(place, record);
-        self.lock().raise(record, at);
+    /// The client has read a record with this write time. In a copy it stands in
+    /// all of these places, or will.
+    pub(super) fn saw(&self, places: &[Partition], record: &RecordId, at: WriteTime) {
+        let mut last = self.lock();
+        for place in places {
+            last.raise(self.name(place, record), at);
+        }
     }
 
     /// The first time at or after `least` that has this client's low bits.
@@ -127,14 +142,14 @@ mod tests {
             steps in prop::collection::vec((0i64..2_000_000_000_000_000, any::<bool>()), 1..50),
         ) {
             let times = WriteTimes::for_client(client);
-            let (place, record) = (place(), RecordId::new(*b"r").unwrap());
+            let (place, record) = ([place()], RecordId::new(*b"r").unwrap());
             let mut floor = i64::MIN;
             for (n, read) in steps {
                 if read {
                     times.saw(&place, &record, WriteTime(n));
                     floor = floor.max(n);
                 } else {
-                    let at = times.next(WallTime(n), &place, &record);
+                    let at = times.next(WallTime(n), &place, &[], &record);
                     prop_assert!(at.0 > floor);
                     prop_assert!(at.0 >= n);
                     prop_assert_eq!(at.0.rem_euclid(STEP), times.client);
@@ -152,12 +167,38 @@ mod tests {
         }
     }
 
+    /// The clock is set back while a channel is copied: the record's times rise
+    /// from phase to phase all the same.
+    #[test]
+    fn times_rise_through_the_places_of_a_copy() {
+        let place_of = |digit: &str| Partition {
+            place: Place::new(digit.repeat(32)).unwrap(),
+            ..place()
+        };
+        let (source, destination, third) = (place_of("1"), place_of("2"), place_of("3"));
+        let record = RecordId::new(*b"r").unwrap();
+        let times = WriteTimes::new();
+        let both = [destination.clone(), source.clone()];
+        let next = |now, places: &[Partition], origins: &[Partition]| {
+            times.next(WallTime(now), places, origins, &record)
+        };
+        let announced = next(9_000, std::slice::from_ref(&source), &[]);
+        let mirrored = next(1_000, &both, &[]);
+        assert!(mirrored > announced);
+        times.saw(&both, &record, WriteTime(20_000));
+        let moved = next(500, std::slice::from_ref(&destination), &[]);
+        assert!(moved.0 > 20_000);
+        // A client that slept through the phases of the next copy.
+        let copied_on = next(100, std::slice::from_ref(&third), &[destination]);
+        assert!(copied_on > moved);
+    }
+
     #[test]
     fn memory_is_bounded() {
         let times = WriteTimes::new();
         for n in 0..REMEMBERED as u64 + 100 {
             let record = RecordId::new(n.to_be_bytes()).unwrap();
-            times.saw(&place(), &record, WriteTime(1));
+            times.saw(&[place()], &record, WriteTime(1));
         }
         let last = times.lock();
         assert_eq!(last.seen.len(), REMEMBERED);
