@@ -179,6 +179,13 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
     if job.state.is_final() {
         return None;
     }
+    if job.state == JobState::Paused {
+        return Some(Wait {
+            code: "paused",
+            words: format!("paused {}", figures::printable(&job.why)),
+            until_ms: None,
+        });
+    }
     let until = |code, what: &str, at: u64| {
         let words = match figures::until(at, now) {
             Some(left) => format!(
@@ -265,7 +272,7 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
             Some(round) if round.tasks.is_some() => None,
             _ => plain("planning", "lists the slices"),
         },
-        JobState::Drained | JobState::Failed | JobState::Cancelled => None,
+        JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => None,
     }
 }
 
