@@ -191,7 +191,6 @@ mod tests {
             ("/from/channel", json!("")),
             ("/from/org", json!("acme")),
             ("/from/hour", json!("2019-02-13T17")),
-            ("/to/org", json!(null)),
             ("/to/channel", json!("x".repeat(65))),
             ("/to/place", json!("0")),
             ("/to_cmk", example(1)["to_cmk"].clone()),
