@@ -4,6 +4,14 @@
 //!
 //! It goes by the same steps as a reader (docs/format.md), so what it passes a
 //! reader can read. It streams: a page per slice in flight is all it holds.
+//!
+//! | file | what |
+//! |---|---|
+//! | `moved` | whether a channel's moves are at their end |
+
+mod moved;
+
+pub use moved::{OldPlace, Proof, Standing};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,14 +25,14 @@ use crate::crypto::{
     Admission, CellError, CellKey, Header, KeyId, MessageLocus, admit_cell, cell, check_commitment,
     expiry, scope_fits,
 };
-use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId};
+use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId, WorkspaceId};
 use crate::job::SliceId;
 use crate::keys::SliceKeys;
 use crate::kms::{KmsClass, KmsError, ReasonCode, SharedKms, Use};
 use crate::pipeline::TaskError;
 use crate::pipeline::plan::SliceWalk;
 use crate::registry::{AllowList, ChannelView, Registry};
-use crate::scope::Locus;
+use crate::scope::{Locus, Scope};
 use crate::store::{Consistency, PageLimit, SharedStore, SliceKey, StoredCell};
 
 /// Slices read at once.
@@ -99,6 +107,8 @@ pub struct Found {
     pub by_cmk: BTreeMap<CmkArn, UnderCmk>,
     /// Live cells by cell epoch.
     pub by_epoch: BTreeMap<u32, u64>,
+    /// Live cells by the workspace that their key was made for.
+    pub by_workspace: BTreeMap<WorkspaceId, u64>,
     /// Cells that do not open or parse, by stable code.
     pub quarantined: BTreeMap<String, Wrong>,
     /// Cells whose key the KMS refuses now, by stable code.
@@ -130,6 +140,9 @@ impl Found {
         }
         for (epoch, n) in other.by_epoch {
             *self.by_epoch.entry(epoch).or_default() += n;
+        }
+        for (workspace, n) in other.by_workspace {
+            *self.by_workspace.entry(workspace).or_default() += n;
         }
         for (mine, theirs) in [
             (&mut self.quarantined, other.quarantined),
@@ -163,6 +176,7 @@ impl From<CellError> for Fault {
 #[derive(Clone)]
 struct Known {
     cmk: Option<CmkArn>,
+    workspace: Option<WorkspaceId>,
     key: Result<Option<Arc<CellKey>>, Fault>,
 }
 
@@ -307,6 +321,9 @@ impl SliceScan<'_> {
         if let Some(cmk) = known.cmk {
             self.found.by_cmk.entry(cmk).or_default().cells += 1;
         }
+        if let Some(workspace) = known.workspace {
+            *self.found.by_workspace.entry(workspace).or_default() += 1;
+        }
         let opened = known.key.and_then(|key| {
             let Some(key) = key else {
                 return Ok(false);
@@ -387,12 +404,18 @@ impl SliceScan<'_> {
             Err(error) => {
                 return Ok(Known {
                     cmk: None,
+                    workspace: None,
                     key: Err(error.into()),
                 });
             }
         };
+        let workspace = match &row.scope {
+            Scope::Message { workspace, .. } => Some(workspace.clone()),
+            _ => None,
+        };
         let with = |key| Known {
             cmk: Some(row.cmk.clone()),
+            workspace: workspace.clone(),
             key,
         };
         let asked = MessageLocus {

@@ -145,7 +145,8 @@ pub(super) fn lapse(job: &mut JobRow, activations: &[ActivationRow]) -> bool {
     let Some(own) = &job.activated else {
         return false;
     };
-    if job.state != JobState::Drained {
+    // A move says where a channel is, not what a CMK is needed for.
+    if job.state != JobState::Drained || job.request.rekey().is_none() {
         return false;
     }
     let is_active_again = |cmk: &&CmkArn| {

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done. Of `status --wait`: drained, and the old CMK may be disabled.
+    /// Done. Of `status --wait`: drained, and the old CMK may be disabled, or the
+    /// channel is where it was to go.
     Done = 0,
     /// Something failed that has no code of its own.
     Failed = 1,
@@ -38,15 +39,18 @@ pub enum Exit {
     /// The time given with `--timeout` is over; the job goes on.
     Timeout = 13,
     /// Data is not as it should be: cells that do not open, an audit log that
-    /// was changed.
+    /// was changed. Of `status --wait`: a move left such cells behind.
     BadData = 14,
+    /// A move of a channel is not at its end: slices wait for a key, a cell is
+    /// under the old scope or in an old place.
+    MoveUnfinished = 15,
     /// Ctrl-C or SIGTERM ended the command; what it had started is ended too.
     Interrupted = 130,
 }
 
 impl Exit {
     /// All of them, by number.
-    pub const ALL: [Exit; 16] = [
+    pub const ALL: [Exit; 17] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -62,6 +66,7 @@ impl Exit {
         Exit::JobCancelled,
         Exit::Timeout,
         Exit::BadData,
+        Exit::MoveUnfinished,
         Exit::Interrupted,
     ];
 
@@ -88,6 +93,7 @@ impl Exit {
             Exit::JobCancelled => "job_cancelled",
             Exit::Timeout => "timeout",
             Exit::BadData => "bad_data",
+            Exit::MoveUnfinished => "move_unfinished",
             Exit::Interrupted => "interrupted",
         }
     }

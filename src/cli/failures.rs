@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
-use crate::job::{BlockedSlice, QuarantineRow};
+use crate::job::{BlockedSlice, Pass, QuarantineRow};
 
 /// Of each reason, so many are listed for people; JSON has all of them.
 const SHOWN: usize = 20;
@@ -65,6 +65,11 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             }
             if !job.state.is_final() {
                 text += &format!("when the cause is gone: rekeyd retry {id}\n");
+                if job.round.is_some_and(|r| r.pass == Pass::Copy) && !blocked.is_empty() {
+                    text += &format!(
+                        "to go on without what waits for a key: rekeyd retry {id} --leave-behind --reason <TEXT>\n"
+                    );
+                }
             }
             text
         })?;

@@ -32,6 +32,8 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         "to_cmk": job.request.rekey().map(|rekey| &rekey.to_cmk),
         "from": job.request.channel_move().map(|m| m.source()),
         "to": job.request.channel_move().map(|m| m.destination()),
+        "move": job.request.channel_move().map(|m| m.kind()),
+        "copy": job.copy, "paused_from": job.paused_from,
         "from_cmk": job.activated.as_ref().map(|a| &a.from_cmk),
         "requested_by": job.request.requested_by(),
         "driven_by": driven(job).flatten().map(|lease| lease.worker),
@@ -49,7 +51,10 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             jobs.iter().map(|job| {
                 [
                     job.request.job_id().to_string(),
-                    job.state.to_string(),
+                    match job.copy.as_ref().filter(|_| !job.state.is_final()) {
+                        Some(copy) => format!("{} ({})", job.state, copy.phase),
+                        None => job.state.to_string(),
+                    },
                     figures::time(job.since_ms),
                     job.request.what(),
                     figures::printable(&job.why),

@@ -5,6 +5,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `act` | an operator's change of a job's state |
 //! | `context` | what every command starts from |
 //! | `exit` | the exit codes |
 //! | `report` | the library's errors, turned into what people see |
@@ -12,6 +13,7 @@
 //! | `figures` | numbers, spans and times as people read them |
 //! | `progress` | how far a job is, in numbers and in one line |
 
+mod act;
 mod audit;
 mod cancel;
 mod config;
@@ -32,6 +34,7 @@ mod jobs;
 mod kms;
 mod org;
 mod out;
+mod pause;
 mod progress;
 mod report;
 mod retry;
@@ -97,7 +100,7 @@ enum Command {
     /// Bring messages in from elsewhere.
     #[command(subcommand)]
     Import(import::Command),
-    /// Ask for a job.
+    /// Ask for a rekey or for a move of a channel.
     #[command(subcommand)]
     Enqueue(enqueue::Command),
     /// List jobs.
@@ -106,6 +109,10 @@ enum Command {
     Status(status::Arguments),
     /// Stop a job. The store stays readable; a later job finishes it.
     Cancel(cancel::Arguments),
+    /// Halt a job until it is let go on.
+    Pause(pause::Pause),
+    /// Let a paused job go on where it was.
+    Resume(pause::Resume),
     /// Try what is blocked again at once.
     Retry(retry::Arguments),
     /// List a job's blocked slices and quarantined cells by reason.
@@ -147,6 +154,8 @@ impl Command {
             Command::Status(a) => status::run(context, a),
             Command::Import(c) => import::run(context, c),
             Command::Cancel(a) => cancel::run(context, a),
+            Command::Pause(a) => pause::pause(context, a),
+            Command::Resume(a) => pause::resume(context, a),
             Command::Retry(a) => retry::run(context, a),
             Command::Failures(a) => failures::run(context, a),
             Command::Verify(a) => verify::run(context, a),

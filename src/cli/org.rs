@@ -1,4 +1,12 @@
 //! `rekeyd org`
+//!
+//! | file | what |
+//! |---|---|
+//! | `consent` | that a channel may go to another organization |
+//! | `show` | what should be for one organization, and which there are |
+
+mod consent;
+mod show;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -6,19 +14,11 @@ use serde_json::json;
 use crate::audit::Record;
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
-use crate::cli::figures;
-use crate::cli::out;
 use crate::cli::report::{self, Failure};
-use crate::ids::{ChannelId, CmkArn, ExternalId, OrgId, RoleArn};
-use crate::job::JobBook;
+use crate::ids::{CmkArn, ExternalId, OrgId, RoleArn};
 use crate::kms::{ReasonCode, Use};
-use crate::registry::{ChannelRow, CmkAccess, CmkRole, Registry};
+use crate::registry::CmkAccess;
 use crate::scope::Scope;
-
-/// Rows read at once.
-const PAGE: usize = 500;
-/// Channels that `show` lists for people; JSON has all of them.
-const CHANNELS_SHOWN: usize = 20;
 
 /// How a CMK in the customer's account is reached.
 #[derive(clap::Args)]
@@ -62,6 +62,8 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "role_arn")]
         no_role: bool,
     },
+    /// Consent that a channel goes from one organization to another.
+    ConsentMove(consent::ConsentMove),
     /// Show what should be for an organization: its CMK, epochs, channels.
     #[command(after_help = "Example:\n  rekeyd org show acme")]
     Show {
@@ -89,8 +91,9 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
                 let access = role.access().or(no_role.then(CmkAccess::default));
                 enter(context, org, cmk, access, Entry::Cmk).await
             }
-            Command::Show { org } => show(context, org).await,
-            Command::List => list(context).await,
+            Command::ConsentMove(asked) => consent::run(context, asked).await,
+            Command::Show { org } => show::one(context, org).await,
+            Command::List => show::list(context).await,
         }
     })
 }
@@ -188,138 +191,6 @@ async fn enter(
         Entry::Cmk => format!(
             "{cmk} is a target for {org}\n\nnext: rekeyd enqueue rekey --org {org} --to {cmk}"
         ),
-    })?;
-    Ok(Exit::Done)
-}
-
-fn role(role: CmkRole, active: bool) -> &'static str {
-    match (active, role) {
-        (true, _) => "active",
-        (false, CmkRole::Target) => "target",
-        (false, CmkRole::SourceOnly) => "source_only",
-    }
-}
-
-async fn show(context: &Context, org: &OrgId) -> Result<Exit, Failure> {
-    let registry = context.registry().await?;
-    let row = registry.org(org).await?;
-    let list = registry.allow_list(org).await?;
-    let channels = channels(&registry, org).await?;
-    let open = JobBook::new(context.store().await?, context.clock.clone())
-        .open(org)
-        .await?;
-
-    let cmks: Vec<_> = list
-        .iter()
-        .map(|(cmk, c)| {
-            json!({"cmk": cmk, "role": role(c.role, *cmk == row.cmk), "entered_by": c.entered_by, "entered_ms": c.entered_ms,
-                "role_arn": c.role_arn, "has_external_id": c.external_id.is_some()})
-        })
-        .collect();
-    let programs = json!({
-        "org": org, "cmk": row.cmk,
-        "cell_epoch": row.cell_epoch, "wrap_epoch": row.wrap_epoch, "last_epoch": row.last_epoch,
-        "cell_floor": row.cell_floor, "wrap_floor": row.wrap_floor,
-        "created_ms": row.created_ms, "cmks": cmks, "open_jobs": open,
-        "channels": channels.iter().map(|(id, c)| json!({
-            "channel": id, "workspace": c.workspace, "place": c.place, "epoch": c.epoch,
-        })).collect::<Vec<_>>(),
-    });
-    context.out.show(&programs, || {
-        let mut text = format!(
-            "{org}, since {}\n\nepochs: cells {}, wraps {}, newest {}; readers refuse cells below {} and wraps below {}\n\n",
-            figures::time(row.created_ms), row.cell_epoch, row.wrap_epoch, row.last_epoch,
-            row.cell_floor, row.wrap_floor,
-        );
-        text += &out::table(
-            ["cmk", "role", "entered", "by"],
-            list.iter().map(|(cmk, c)| {
-                [
-                    cmk.to_string(),
-                    role(c.role, *cmk == row.cmk).to_owned(),
-                    figures::time(c.entered_ms),
-                    figures::printable(&c.entered_by),
-                ]
-            }),
-        );
-        for (cmk, c) in list.iter() {
-            if let Some(role) = &c.role_arn {
-                let with = if c.external_id.is_some() { "with" } else { "without" };
-                text += &format!("\n{cmk} is used as {role}, {with} an external id");
-            }
-        }
-        text += &format!("\n\n{}", figures::count(channels.len() as u64, "channel"));
-        if !channels.is_empty() {
-            text += "\n";
-            text += &out::table(
-                ["channel", "workspace"],
-                channels
-                    .iter()
-                    .take(CHANNELS_SHOWN)
-                    .map(|(id, c)| [id.to_string(), c.workspace.to_string()]),
-            );
-        }
-        if channels.len() > CHANNELS_SHOWN {
-            text += &format!(
-                "\n… and {} more; --output json has all",
-                channels.len() - CHANNELS_SHOWN
-            );
-        }
-        for job in &open {
-            text += &format!("\n\nunfinished: rekeyd status {job}");
-        }
-        text
-    })?;
-    Ok(Exit::Done)
-}
-
-async fn channels(
-    registry: &Registry,
-    org: &OrgId,
-) -> Result<Vec<(ChannelId, ChannelRow)>, Failure> {
-    let mut all: Vec<(ChannelId, ChannelRow)> = Vec::new();
-    loop {
-        let after = all.last().map(|(id, _)| id.clone());
-        let page = registry.channels(org, after.as_ref(), PAGE).await?;
-        if page.is_empty() {
-            return Ok(all);
-        }
-        all.extend(page);
-    }
-}
-
-async fn list(context: &Context) -> Result<Exit, Failure> {
-    let registry = context.registry().await?;
-    let mut rows = Vec::new();
-    let mut after: Option<OrgId> = None;
-    loop {
-        let page = registry.orgs(after.as_ref(), PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.clone());
-        for org in page {
-            let row = registry.org(&org).await?;
-            rows.push((org, row));
-        }
-    }
-    let programs = json!({"orgs": rows.iter().map(|(org, row)| json!({
-        "org": org, "cmk": row.cmk, "cell_epoch": row.cell_epoch, "wrap_epoch": row.wrap_epoch,
-    })).collect::<Vec<_>>()});
-    context.out.show(&programs, || {
-        if rows.is_empty() {
-            return "no organizations yet; enter one with `rekeyd org add <ORG> --cmk <ARN>`"
-                .to_owned();
-        }
-        out::table(
-            ["org", "cmk", "cell epoch", "wrap epoch"],
-            rows.iter().map(|(org, row)| {
-                [
-                    org.to_string(),
-                    row.cmk.to_string(),
-                    row.cell_epoch.to_string(),
-                    row.wrap_epoch.to_string(),
-                ]
-            }),
-        )
     })?;
     Ok(Exit::Done)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::figures;
 use crate::clock::{BootTime, WallTime};
 use crate::job::{Counts, JobRow, JobState, Lease, Pass, TaskRow, TaskState, is_free};
-use crate::registry::Timing;
+use crate::registry::{CopyPhase, Timing};
 
 /// Rates are measured over so much time: checkpoints come once a second, and a
 /// shorter span would jump.
@@ -36,6 +36,9 @@ pub(super) struct Wait {
 pub(super) struct Progress {
     /// What is being done, in one word.
     pub phase: &'static str,
+    /// Of a copy of a channel: the phase that clients are in or go to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_phase: Option<CopyPhase>,
     /// The round, if tasks are planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round: Option<u32>,
@@ -78,6 +81,7 @@ impl Progress {
     pub fn of(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Self {
         let mut progress = Self {
             phase: phase(job),
+            copy_phase: job.copy.as_ref().map(|copy| copy.phase),
             round: job.round.map(|r| r.number),
             slices: job.round.map_or(0, |r| r.slices),
             slices_done: 0,
@@ -107,8 +111,13 @@ impl Progress {
 
     /// The line that people follow.
     pub fn line(&self, job: &JobRow) -> String {
-        let org = job.request.org();
-        let mut parts = vec![format!("{} {org}", self.phase)];
+        let mut parts = vec![match job.request.channel_move() {
+            None => format!("{} {}", self.phase, job.request.org()),
+            Some(m) => format!("{} {} to {}", self.phase, m.source(), m.destination()),
+        }];
+        if let Some(phase) = self.copy_phase.filter(|_| !job.state.is_final()) {
+            parts.push(format!("phase {phase}: {}", in_words(phase)));
+        }
         // Rounded down: 100 % is said when all is done, not just before.
         if let Some(permille) = (self.slices_done * 1000).checked_div(self.slices) {
             parts.push(format!(
@@ -163,21 +172,46 @@ fn leases<'a>(job: &'a JobRow, tasks: &'a [TaskRow]) -> impl Iterator<Item = &'a
 }
 
 fn phase(job: &JobRow) -> &'static str {
+    let rewrite = match (job.request.channel_move(), &job.copy) {
+        (None, _) => "rekey",
+        (Some(_), None) => "move",
+        (Some(_), Some(_)) => "copy",
+    };
     match (job.state, job.round.map(|r| r.pass)) {
-        (JobState::Rewriting, _) => "rekey",
+        (JobState::Rewriting, _) => rewrite,
         (JobState::Verifying, _) => "verify",
+        (JobState::Draining, Some(Pass::Sweep)) => "sweep",
         (JobState::Draining, _) => "drain",
-        (JobState::Blocked, Some(Pass::Rewrite)) => "rekey",
+        (JobState::Blocked, Some(Pass::Rewrite | Pass::Copy)) => rewrite,
         (JobState::Blocked, Some(Pass::Verify)) => "verify",
         (JobState::Blocked, Some(Pass::Drain)) => "drain",
+        (JobState::Blocked, Some(Pass::Sweep)) => "sweep",
         (JobState::Settling, _) => "settle",
         (state, _) => state.as_str(),
+    }
+}
+
+/// What clients do in a phase of a copy.
+pub(super) fn in_words(phase: CopyPhase) -> &'static str {
+    match phase {
+        CopyPhase::Announced => "clients delete in both places",
+        CopyPhase::Mirrored => "clients write to both places",
+        CopyPhase::Switched => "clients read the new place and write to both",
+        CopyPhase::Moved => "clients have left the old place",
+        CopyPhase::Closed => "the old place is empty",
     }
 }
 
 fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Option<Wait> {
     if job.state.is_final() {
         return None;
+    }
+    if job.state == JobState::Paused {
+        return Some(Wait {
+            code: "paused",
+            words: format!("paused {}", figures::printable(&job.why)),
+            until_ms: None,
+        });
     }
     let until = |code, what: &str, at: u64| {
         let words = match figures::until(at, now) {
@@ -232,7 +266,10 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
         JobState::Activating => plain("activating", "changes the registry"),
         JobState::Settling => until(
             "settling",
-            "waits for every writer to follow,",
+            match &job.copy {
+                Some(_) => "waits for every client to follow,",
+                None => "waits for every writer to follow,",
+            },
             job.since_ms + timing.settle_ms(),
         ),
         JobState::Verifying if job.round.is_none() => until(
@@ -265,7 +302,7 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
             Some(round) if round.tasks.is_some() => None,
             _ => plain("planning", "lists the slices"),
         },
-        JobState::Drained | JobState::Failed | JobState::Cancelled => None,
+        JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => None,
     }
 }
 
@@ -332,7 +369,7 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{BlockedSlice, Effort, JobMessage, Round, SliceId};
+    use crate::job::{BlockedSlice, CopyProgress, Effort, JobMessage, Round, SliceId};
     use proptest::prelude::*;
 
     fn job(state: JobState) -> JobRow {
@@ -491,6 +528,11 @@ mod tests {
             let progress = Progress::of(&job, &[], &timing, NOW);
             assert_eq!(progress.waits.as_ref().map(|w| w.code), Some(code));
         }
+        let mut paused = job(JobState::Paused);
+        (paused.lease, paused.why) = (None, "by ops: repair".to_owned());
+        let progress = Progress::of(&paused, &[], &timing, NOW);
+        assert_eq!(progress.waits.as_ref().map(|w| w.code), Some("paused"));
+        assert!(progress.line(&paused).ends_with("paused by ops: repair"));
         for state in [JobState::Drained, JobState::Failed, JobState::Cancelled] {
             assert!(Progress::of(&job(state), &[], &timing, NOW).waits.is_none());
         }
@@ -501,6 +543,42 @@ mod tests {
             line.ends_with("blocked: 2 slices revoked; tried again in 40 s"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_copy_says_its_phase_and_what_clients_do() {
+        let mut job = job(JobState::Rewriting);
+        job.request = JobMessage::parse(
+            r#"{"v":1,"kind":"channel_move","job_id":"7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69",
+            "org":"acme","from":{"workspace":"w1","channel":"c1"},
+            "to":{"workspace":"w2","channel":"c2"},"requested_by":"ops"}"#,
+        )
+        .unwrap();
+        let line = |job: &JobRow, tasks: &[TaskRow]| {
+            Progress::of(job, tasks, &Timing::demo(), NOW).line(job)
+        };
+        assert!(line(&job, &[]).starts_with("move acme/w1/c1 to acme/w2/c2  0/1024"));
+        job.copy = Some(CopyProgress {
+            phase: CopyPhase::Mirrored,
+            leave_behind: None,
+            left_behind: 0,
+        });
+        let tasks = [task(TaskState::Open, 1024, 412, 0)];
+        assert_eq!(
+            line(&job, &tasks),
+            "copy acme/w1/c1 to acme/w2/c2  phase mirrored: clients write to both places  \
+             412/1024 slices 40.2 %  18.3 M messages  ETA unknown"
+        );
+        job.round = None;
+        job.state = JobState::Settling;
+        job.copy.as_mut().unwrap().phase = CopyPhase::Moved;
+        assert_eq!(
+            line(&job, &[]),
+            "settle acme/w1/c1 to acme/w2/c2  phase moved: clients have left the old place  \
+             waits for every client to follow"
+        );
+        job.state = JobState::Drained;
+        assert_eq!(line(&job, &[]), "drained acme/w1/c1 to acme/w2/c2");
     }
 
     proptest! {

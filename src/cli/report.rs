@@ -152,7 +152,7 @@ impl From<InvalidId> for Failure {
 impl From<MessageError> for Failure {
     fn from(error: MessageError) -> Self {
         Self::new(Exit::Usage, error.to_string())
-            .help("nothing was sent; `rekeyd enqueue rekey --help` shows what a job message needs")
+            .help("nothing was sent; `rekeyd enqueue rekey --help` and `rekeyd enqueue move --help` show what a job message needs")
     }
 }
 

@@ -1,4 +1,10 @@
 //! `rekeyd retry`
+//!
+//! | file | what |
+//! |---|---|
+//! | `leave_behind` | a copy goes on without the cells that wait for a key |
+
+mod leave_behind;
 
 use serde_json::json;
 
@@ -10,10 +16,10 @@ use crate::cli::report::Failure;
 use crate::clock::WallTime;
 use crate::ids::JobId;
 use crate::job::{
-    BookError, JobBook, JobRow, JobState, TaskRow, TaskState, Transition, Versioned, is_free,
+    BookError, JobBook, JobRow, JobState, Pass, TaskRow, TaskState, Transition, Versioned, is_free,
     note_stream,
 };
-use crate::kms::{ReasonCode, Use};
+use crate::kms::Use;
 use crate::store::ControlTable;
 
 /// How often a change by a worker at the same moment is waited out.
@@ -22,11 +28,19 @@ const TRIES: usize = 100;
 #[derive(clap::Args)]
 #[command(
     after_help = "Blocked slices are tried again by themselves; this does it at once.\n\n\
-                  Example:\n  rekeyd kms enable $OLD && rekeyd retry $JOB"
+                  Examples:\n  rekeyd kms enable $OLD && rekeyd retry $JOB\n  \
+                  rekeyd retry $MOVE --leave-behind --reason 'revoked for good, ticket 4711'"
 )]
 pub(super) struct Arguments {
     /// The job.
     job: JobId,
+    /// Of a move that copies and is blocked: go on without the cells that wait
+    /// for a key. They stay in the old place, and are tried again before the end.
+    #[arg(long, requires = "reason")]
+    leave_behind: bool,
+    /// Why, for the history and the audit log.
+    #[arg(long, value_name = "TEXT", requires = "leave_behind")]
+    reason: Option<String>,
 }
 
 /// What was done.
@@ -40,6 +54,9 @@ enum Did {
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    if let Some(reason) = &arguments.reason {
+        return context.run(leave_behind::run(context, arguments.job, reason));
+    }
     context.run(async {
         let book = context.book().await?;
         let who = who();
@@ -101,6 +118,9 @@ async fn retry(
                 if released > 0 {
                     Some(Did::Slices(released))
                 } else if state == JobState::Blocked
+                    // The sweep of a left place has nothing that could be gone
+                    // through anew; its driver goes on by itself.
+                    && round.pass != Pass::Sweep
                     && tasks.iter().all(|t| t.row.state == TaskState::Done)
                 {
                     overtaken(anew(book, &mut job, &tasks, who).await.map(Did::Anew))?
@@ -126,7 +146,10 @@ fn nothing(job: &JobRow) -> Failure {
             job.state
         ),
     )
-    .help(format!("see `rekeyd status {id}`"))
+    .help(match job.state {
+        JobState::Paused => format!("let it go on first: `rekeyd resume {id}`"),
+        _ => format!("see `rekeyd status {id}`"),
+    })
 }
 
 /// Lets parked slices be tried now. A task that a worker holds is being tried
@@ -185,7 +208,7 @@ async fn anew(
 
 async fn note(context: &Context, job: &JobRow, did: &Did, who: String) -> Result<(), Failure> {
     let audit = context.audit(OPERATOR)?;
-    let mut why = Use::new(ReasonCode::Rekey, "an operator asked to retry");
+    let mut why = Use::new(job.request.reason_code(), "an operator asked to retry");
     why.job = Some(job.request.job_id());
     why.requested_by = Some(who);
     let org = job.request.org();

@@ -13,7 +13,7 @@ use crate::cli::report::Failure;
 use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
-use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
+use crate::job::{JobBook, JobMessage, JobRow, JobState, Pass, TaskRow, is_free};
 use crate::queue::SharedQueue;
 use crate::registry::{Registry, Timing};
 
@@ -130,7 +130,7 @@ impl<'a> Status<'a> {
                     Exit::JobFailed,
                     format!("the message that asked for job {id} was refused: {reason}"),
                 )
-                .help("mend the cause and ask again with a new job id: `rekeyd enqueue rekey`")
+                .help("mend the cause and ask again with a new job id: `rekeyd enqueue`")
             }
             None => Failure::no_job(id),
         })
@@ -228,11 +228,15 @@ impl<'a> Status<'a> {
         self.context
             .out
             .show(&self.for_programs(job, &progress), || last_words(job))?;
+        let left_behind = job.copy.as_ref().map_or(0, |copy| copy.left_behind);
         Ok(match job.state {
             JobState::Drained if lapsed => Exit::MustNotDisable,
+            // Said in the verdict, and not to be missed by a script.
+            JobState::Drained if left_behind > 0 => Exit::BadData,
             JobState::Drained => Exit::Done,
             JobState::Failed => Exit::JobFailed,
             JobState::Cancelled => Exit::JobCancelled,
+            _ if job.request.channel_move().is_some() => Exit::MoveUnfinished,
             _ => Exit::MustNotDisable,
         })
     }
@@ -246,7 +250,8 @@ impl<'a> Status<'a> {
             "to_cmk": job.request.rekey().map(|rekey| &rekey.to_cmk),
             "from": job.request.channel_move().map(|m| m.source()),
             "to": job.request.channel_move().map(|m| m.destination()),
-            "copy": job.copy, "activated": job.activated,
+            "move": job.request.channel_move().map(|m| m.kind()),
+            "copy": job.copy, "paused_from": job.paused_from, "activated": job.activated,
             "requested_by": job.request.requested_by(), "reason": job.request.reason(),
             "recorded_ms": job.recorded_ms, "estimate": job.estimate,
             "driven_by": driven_by.map(|lease| &lease.worker),
@@ -285,7 +290,11 @@ impl<'a> Status<'a> {
             ),
         ];
         if let Some(a) = &job.activated {
-            rows.push(("old CMK", a.from_cmk.to_string()));
+            let cmk = match request.rekey() {
+                Some(_) => "old CMK",
+                None => "CMK",
+            };
+            rows.push((cmk, a.from_cmk.to_string()));
             rows.push((
                 "epoch",
                 format!("{} since {}", a.epoch, figures::time(a.at_ms)),
@@ -306,19 +315,48 @@ impl<'a> Status<'a> {
         if job.takeovers > 0 {
             rows.push(("takeovers", job.takeovers.to_string()));
         }
+        if let Some(copy) = &job.copy {
+            if let Some(said) = &copy.leave_behind {
+                rows.push((
+                    "left behind",
+                    format!(
+                        "what waits for a key, by {} at {}: {}",
+                        figures::printable(&said.who),
+                        figures::time(said.at_ms),
+                        figures::printable(&said.why)
+                    ),
+                ));
+            }
+        }
+        if let Some(from) = job.paused_from {
+            rows.push(("paused in", from.to_string()));
+        }
         if let Some(verdict) = &job.verdict {
             rows.push(("verdict", verdict.clone()));
         }
-        if job.state == JobState::Blocked {
-            let id = request.job_id();
-            rows.push((
-                "next",
-                format!("rekeyd failures {id}; when the cause is gone, rekeyd retry {id}"),
-            ));
+        if let Some(next) = next(job) {
+            rows.push(("next", next));
         }
         rows.iter()
-            .map(|(name, value)| format!("{name:<10} {value}\n"))
+            .map(|(name, value)| format!("{name:<11} {value}\n"))
             .collect()
+    }
+}
+
+/// What an operator can do for a job that waits for one.
+fn next(job: &JobRow) -> Option<String> {
+    let id = job.request.job_id();
+    match job.state {
+        JobState::Paused => Some(format!("rekeyd resume {id}")),
+        JobState::Blocked => {
+            let mut next =
+                format!("rekeyd failures {id}; when the cause is gone, rekeyd retry {id}");
+            if job.round.is_some_and(|round| round.pass == Pass::Copy) {
+                next += "; or go on without what waits for a key: with --leave-behind --reason";
+            }
+            Some(next)
+        }
+        _ => None,
     }
 }
 
@@ -347,20 +385,18 @@ fn counts(c: &crate::job::Counts) -> String {
 fn last_words(job: &JobRow) -> String {
     let request = &job.request;
     let took = Duration::from_millis(job.since_ms.saturating_sub(job.recorded_ms));
-    let mut text = format!(
-        "rekey {} {} after {}",
-        request.org(),
-        job.state,
-        figures::span(took)
-    );
+    let what = match request.channel_move() {
+        None => format!("rekey {}", request.org()),
+        Some(m) => format!("move {} to {}", m.source(), m.destination()),
+    };
+    let mut text = format!("{what} {} after {}", job.state, figures::span(took));
     if job.rewriting.scanned > 0 {
         text += &format!("; rewriting: {}", counts(&job.rewriting));
     }
     let verdict = job.verdict.as_deref().unwrap_or(&job.why);
     text += &format!("\n{}", figures::printable(verdict));
-    if job.state == JobState::Blocked {
-        let id = request.job_id();
-        text += &format!("\nnext: rekeyd failures {id}; when the cause is gone, rekeyd retry {id}");
+    if let Some(next) = next(job) {
+        text += &format!("\nnext: {next}");
     }
     text
 }

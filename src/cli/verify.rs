@@ -9,12 +9,14 @@ use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::{ChannelId, OrgId};
 use crate::registry::Registry;
-use crate::verify::{Found, Scan, Wrong};
+use crate::verify::{Found, Proof, Scan, Wrong};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "It reads only, and needs no job: what it passes, a reader can read.\n\n\
-                  Example:\n  rekeyd verify --org acme"
+    after_help = "It reads only, and needs no job: what it passes, a reader can read. Of one channel \
+                  it says besides whether its moves are proven to be at their end.\n\n\
+                  Examples:\n  rekeyd verify --org acme\n  \
+                  rekeyd verify --org acme --channel c2 --all-replicas"
 )]
 pub(super) struct Arguments {
     /// The organization.
@@ -26,6 +28,9 @@ pub(super) struct Arguments {
     /// Look at headers and key rows only; no call to the KMS.
     #[arg(long)]
     no_open: bool,
+    /// Ask every replica for each row, not a quorum.
+    #[arg(long)]
+    all_replicas: bool,
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -43,8 +48,12 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             }
         };
         let (org, channel) = (arguments.org.clone(), arguments.channel.clone());
-        let scan = Scan::new(store, context.clock.clone(), kms, org, channel).await?;
+        let mut scan = Scan::new(store, context.clock.clone(), kms, org, channel).await?;
+        if arguments.all_replicas {
+            scan = scan.at_all_replicas();
+        }
         let found = scan.run(|_| {}).await?;
+        let proof = scan.proof(&found).await?;
         if let Some(audit) = audit {
             audit.close().await?;
         }
@@ -52,6 +61,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         let programs = json!({
             "org": arguments.org, "channel": arguments.channel, "active_cmk": active,
             "opened": !arguments.no_open, "whole": whole, "found": found,
+            "proof": proof,
         });
         context.out.show(&programs, || {
             let mut text = for_people(&found, &active);
@@ -62,16 +72,38 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
                 }
                 (false, _) => "\nnot everything opens: see above",
             };
+            if let Some(proof) = &proof {
+                text += &old_places(proof);
+                text += &format!("\n{proof}");
+            }
             text
         })?;
         Ok(if !found.quarantined.is_empty() {
             Exit::BadData
         } else if !whole {
             Exit::KmsRefused
+        } else if proof.is_some_and(|proof| proof.proven == Some(false)) {
+            Exit::MoveUnfinished
         } else {
             Exit::Done
         })
     })
+}
+
+fn old_places(proof: &Proof) -> String {
+    let mut text = String::new();
+    for old in &proof.old_places {
+        text += &format!(
+            "\nthe old place of {}: {} in {}",
+            old.from,
+            figures::count(old.live, "live cell"),
+            figures::count(old.slices, "slice")
+        );
+        for place in &old.examples {
+            text += &format!("\n  {} {} {}", place.channel, place.hour, place.record);
+        }
+    }
+    text
 }
 
 fn for_people(found: &Found, active: &crate::ids::CmkArn) -> String {
@@ -101,6 +133,14 @@ fn for_people(found: &Found, active: &crate::ids::CmkArn) -> String {
             .by_epoch
             .iter()
             .map(|(epoch, n)| [epoch.to_string(), n.to_string()]),
+    );
+    text += "\n\n";
+    text += &out::table(
+        ["keys of workspace", "cells"],
+        found
+            .by_workspace
+            .iter()
+            .map(|(workspace, n)| [workspace.to_string(), n.to_string()]),
     );
     for (what, list) in [
         ("quarantined", &found.quarantined),

@@ -322,7 +322,9 @@ impl JobBook {
         why: &str,
     ) -> Result<Transition, BookError> {
         let from = job.row.state;
-        if !from.may_become(to) {
+        // A paused job goes back to where it was and nowhere else.
+        let goes_back = from == JobState::Paused && to != JobState::Cancelled;
+        if !from.may_become(to) || (goes_back && job.row.paused_from != Some(to)) {
             return Err(BookError::NoSuchWay { from, to });
         }
         let id = job.row.request.job_id();
@@ -340,11 +342,14 @@ impl JobBook {
         job.row.since_ms = at_ms;
         job.row.why = why.to_owned();
         job.row.transitions += 1;
+        job.row.paused_from = (to == JobState::Paused).then_some(from);
+        if to.is_final() || to == JobState::Paused {
+            // Whoever drives it finds that it does so no more.
+            job.row.lease = None;
+        }
         let history = format!("{HISTORY}{id}/{:08}", job.row.transitions);
         let mut writes = vec![write_back(job), insert(&history, &step)];
         if to.is_final() {
-            job.row.lease = None;
-            writes[0] = write_back(job);
             writes.push(ControlWrite {
                 id: open_id(id),
                 expect: Expect::Rev(1),

@@ -277,7 +277,7 @@ pub struct JobRow {
     /// Of a move that copies: how far it is, from its activation on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyProgress>,
-    /// Of a paused job: where it goes on.
+    /// Of a paused job: the state it was paused in, where it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_from: Option<JobState>,
 }
@@ -318,8 +318,9 @@ impl JobRow {
     }
 
     /// Whether there is something to do for it at a time, Unix milliseconds.
+    /// A paused job waits for a command, not for a time.
     pub fn is_due(&self, now_ms: u64) -> bool {
-        self.rests_until_ms().is_none_or(|until| until <= now_ms)
+        self.state != JobState::Paused && self.rests_until_ms().is_none_or(|until| until <= now_ms)
     }
 }
 

@@ -59,6 +59,11 @@ mod tests {
             }
             "if" => !fits(root, want, value) || fits(root, &rules["then"], value),
             "then" => true,
+            // As in the standard: exactly one of them.
+            "oneOf" => {
+                let of = want.as_array().unwrap();
+                of.iter().filter(|one| fits(root, one, value)).count() == 1
+            }
             other => panic!("the schema uses `{other}`; this test does not know it"),
         })
     }
@@ -71,6 +76,9 @@ mod tests {
         by_schema
     }
 
+    /// The example of each kind that has every field.
+    const FULL: [(&str, usize); 2] = [("rekey", 1), ("channel_move", 3)];
+
     fn example(n: usize) -> Map<String, Value> {
         schema()["examples"][n].as_object().unwrap().clone()
     }
@@ -82,16 +90,17 @@ mod tests {
         for example in &examples {
             assert!(agree(example), "{example}");
         }
-        // One of them has every field there is.
-        let fields: Vec<_> = schema()["properties"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect();
-        let full = JobMessage::parse(&Value::Object(example(1)).to_string()).unwrap();
-        let sent: Map<String, Value> = serde_json::from_str(&full.to_json()).unwrap();
-        assert_eq!(fields, sent.keys().cloned().collect::<Vec<_>>());
+        // One of each kind has every field there is.
+        let names = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        for (kind, full) in FULL {
+            let of_kind = &schema()["$defs"][kind]["properties"];
+            let full = JobMessage::parse(&Value::Object(example(full)).to_string()).unwrap();
+            let sent: Value = serde_json::from_str(&full.to_json()).unwrap();
+            assert_eq!(names(of_kind), names(&sent));
+            for end in ["from", "to"].iter().filter(|end| sent[end].is_object()) {
+                assert_eq!(names(&of_kind[end]["properties"]), names(&sent[end]));
+            }
+        }
     }
 
     #[test]
@@ -166,6 +175,60 @@ mod tests {
     }
 
     #[test]
+    fn of_a_move_too() {
+        let taken: &[(&str, Value)] = &[
+            ("/to/org", json!("acme")),
+            ("/to/channel", json!("c1")),
+            ("/to/workspace", json!("w1")),
+            ("/cause", json!("suspected_compromise")),
+        ];
+        let refused: &[(&str, Value)] = &[
+            ("/kind", json!("rekey")),
+            ("/kind", json!("move")),
+            ("/v", json!(2)),
+            ("/from", json!("w1/c1")),
+            ("/from/workspace", json!("w*")),
+            ("/from/channel", json!("")),
+            ("/from/org", json!("acme")),
+            ("/from/hour", json!("2019-02-13T17")),
+            ("/to/channel", json!("x".repeat(65))),
+            ("/to/place", json!("0")),
+            ("/to_cmk", example(1)["to_cmk"].clone()),
+            ("/mode", json!("reencrypt")),
+            ("/cause", json!("whim")),
+            ("/reason", json!("a\nb")),
+            ("/requested_by", json!("")),
+            ("/not_before", json!("tomorrow")),
+        ];
+        for (list, expected) in [(taken, true), (refused, false)] {
+            for (at, value) in list {
+                let mut message = Value::Object(example(3));
+                let (parent, name) = at.rsplit_once('/').unwrap();
+                message.pointer_mut(parent).unwrap()[name] = value.clone();
+                assert_eq!(agree(&message), expected, "{at}: {value}");
+            }
+        }
+        for at in [
+            "/from",
+            "/to",
+            "/from/channel",
+            "/to/workspace",
+            "/org",
+            "/requested_by",
+        ] {
+            let mut message = Value::Object(example(3));
+            let (parent, name) = at.rsplit_once('/').unwrap();
+            let fields = message
+                .pointer_mut(parent)
+                .unwrap()
+                .as_object_mut()
+                .unwrap();
+            fields.remove(name);
+            assert!(!agree(&message), "without {at}");
+        }
+    }
+
+    #[test]
     fn what_the_parser_takes_the_schema_takes() {
         let changes: &[(&str, Value)] = &[
             ("org", json!("a.b_c:d-e")),
@@ -180,11 +243,11 @@ mod tests {
             assert!(agree(&Value::Object(message)), "{field}: {value}");
         }
         let schema = schema();
-        let words = |name: &str| schema["properties"][name]["enum"].clone();
-        assert_eq!(words("mode"), json!([Mode::Reencrypt, Mode::Rewrap]));
+        let mode = &schema["$defs"]["rekey"]["properties"]["mode"]["enum"];
+        assert_eq!(mode, &json!([Mode::Reencrypt, Mode::Rewrap]));
         assert_eq!(
-            words("cause"),
-            json!([
+            &schema["$defs"]["cause"]["enum"],
+            &json!([
                 Cause::Scheduled,
                 Cause::CustomerRequest,
                 Cause::SuspectedCompromise,

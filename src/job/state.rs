@@ -31,6 +31,9 @@ pub enum JobState {
     /// Something waits for a person or a customer: blocked slices, quarantined
     /// cells, a CMK that cannot be used. Tried again by itself and by `retry`.
     Blocked,
+    /// Halted by an operator until another command. Nothing is worked on; the
+    /// application goes on as it was.
+    Paused,
     /// Refused or broken before activation; nothing was changed.
     Failed,
     /// Stopped by an operator. The store is readable; a later job finishes it.
@@ -39,7 +42,7 @@ pub enum JobState {
 
 impl JobState {
     /// All states.
-    pub const ALL: [JobState; 12] = [
+    pub const ALL: [JobState; 13] = [
         JobState::Queued,
         JobState::Preflight,
         JobState::Activating,
@@ -50,6 +53,7 @@ impl JobState {
         JobState::Draining,
         JobState::Drained,
         JobState::Blocked,
+        JobState::Paused,
         JobState::Failed,
         JobState::Cancelled,
     ];
@@ -58,18 +62,23 @@ impl JobState {
     pub fn next(self) -> &'static [JobState] {
         use JobState::*;
         match self {
-            Queued => &[Preflight, Failed, Cancelled],
+            Queued => &[Preflight, Paused, Failed, Cancelled],
             Preflight => &[Activating, Blocked, Failed, Cancelled],
             // Not cancelled: the driver may be about to change the registry, and
-            // a job that was told to have ended must not do that.
+            // a job that was told to have ended must not do that. Not paused, for
+            // the same reason, and neither is preflight: it lasts for a few calls.
             Activating => &[Settling, Failed],
             // A copy settles after each of its phases.
-            Settling => &[Rewriting, Draining, Cancelled],
-            Rewriting => &[Settling, Verifying, Blocked, Cancelled],
-            Verifying => &[Rewriting, Verified, Blocked, Cancelled],
-            Verified => &[Settling, Draining, Cancelled],
-            Draining => &[Rewriting, Drained, Blocked, Cancelled],
-            Blocked => &[Preflight, Rewriting, Verifying, Draining, Cancelled],
+            Settling => &[Rewriting, Draining, Paused, Cancelled],
+            Rewriting => &[Settling, Verifying, Blocked, Paused, Cancelled],
+            Verifying => &[Rewriting, Verified, Blocked, Paused, Cancelled],
+            Verified => &[Settling, Draining, Paused, Cancelled],
+            Draining => &[Rewriting, Drained, Blocked, Paused, Cancelled],
+            Blocked => &[Preflight, Rewriting, Verifying, Draining, Paused, Cancelled],
+            // Of these only the one it was paused in; the job's row says which.
+            Paused => &[
+                Queued, Settling, Rewriting, Verifying, Verified, Draining, Blocked, Cancelled,
+            ],
             Drained | Failed | Cancelled => &[],
         }
     }
@@ -77,6 +86,11 @@ impl JobState {
     /// Whether a job may go from this state to another.
     pub fn may_become(self, to: JobState) -> bool {
         self.next().contains(&to)
+    }
+
+    /// Whether an operator may pause a job that is in this state.
+    pub fn may_pause(self) -> bool {
+        self.may_become(JobState::Paused)
     }
 
     /// Whether nothing more happens by itself or by command.
@@ -105,6 +119,7 @@ impl JobState {
             JobState::Draining => "draining",
             JobState::Drained => "drained",
             JobState::Blocked => "blocked",
+            JobState::Paused => "paused",
             JobState::Failed => "failed",
             JobState::Cancelled => "cancelled",
         }
@@ -194,5 +209,17 @@ mod tests {
             let expected = !from.is_final() && from != JobState::Activating;
             assert_eq!(from.may_become(JobState::Cancelled), expected, "{from}");
         }
+    }
+
+    #[test]
+    fn a_paused_job_goes_back_to_whatever_can_be_paused_and_has_no_tasks() {
+        for state in JobState::ALL {
+            assert_eq!(
+                state.may_pause(),
+                JobState::Paused.may_become(state) && state != JobState::Cancelled,
+                "{state}"
+            );
+        }
+        assert!(!JobState::Paused.has_tasks());
     }
 }

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
-use crate::ids::{ChannelId, CmkArn, ExternalId, JobId, OrgId, Place, RoleArn, WorkspaceId};
+use crate::ids::{
+    ChannelId, CmkArn, ExternalId, InvalidId, JobId, OrgId, Place, RoleArn, WorkspaceId,
+};
 use crate::job::{Mode, MoveKind};
 
 /// Row id of the organization itself.
@@ -154,6 +156,21 @@ impl std::fmt::Display for ChannelName {
     }
 }
 
+impl std::str::FromStr for ChannelName {
+    type Err = InvalidId;
+
+    /// Reads `organization/workspace/channel`, as it is printed.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let mut parts = text.splitn(3, '/');
+        let mut part = || parts.next().unwrap_or_default();
+        Ok(Self {
+            org: OrgId::new(part())?,
+            workspace: WorkspaceId::new(part())?,
+            channel: ChannelId::new(part())?,
+        })
+    }
+}
+
 /// In the source's row: where its records are copied to, and how far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -294,6 +311,22 @@ pub struct ActivationRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_is_named_as_it_is_printed() {
+        let name: ChannelName = "acme/w1/c1".parse().unwrap();
+        assert_eq!(name.to_string(), "acme/w1/c1");
+        for bad in [
+            "acme/w1",
+            "acme",
+            "",
+            "acme/w1/c1/x",
+            "acme//c1",
+            "a*/w1/c1",
+        ] {
+            assert!(bad.parse::<ChannelName>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn rows_of_before_there_were_roles_are_read_and_written_as_they_were() {

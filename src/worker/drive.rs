@@ -2,7 +2,7 @@
 //!
 //! Whoever holds the job's lease does this. It may be killed anywhere: each
 //! step is one conditional write, and a takeover goes on from the state it
-//! finds. An operator's command (cancel, retry) changes the row under the
+//! finds. An operator's command (cancel, pause, retry) changes the row under the
 //! driver, which then reads it again and goes on from there.
 //!
 //! | file | what |
@@ -146,7 +146,7 @@ impl Driver<'_> {
                 JobMessage::Move(request) => self.drain_in_place(job, request).await,
             },
             JobState::Blocked => self.blocked(job).await,
-            JobState::Drained | JobState::Failed | JobState::Cancelled => Ok(()),
+            JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => Ok(()),
         }
     }
 

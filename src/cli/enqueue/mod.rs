@@ -1,0 +1,159 @@
+//! `rekeyd enqueue`
+//!
+//! | file | what |
+//! |---|---|
+//! | `rekey` | a rekey of an organization |
+//! | `channel_move` | a move of a channel |
+
+mod channel_move;
+mod rekey;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::report::{self, Failure};
+use crate::ids::JobId;
+use crate::job::{Cause, JobMessage};
+use crate::queue::MAX_BODY_BYTES;
+use crate::wiring;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Ask for a rekey of an organization.
+    #[command(
+        after_help = "Examples:\n  rekeyd enqueue rekey --org acme --to $NEW --reason 'yearly rotation'\n  \
+                      rekeyd enqueue rekey --file job.json\n  \
+                      rekeyd enqueue rekey --org acme --to $NEW --queue-url https://sqs.eu-west-1.amazonaws.com/111122223333/rekeyd-jobs"
+    )]
+    Rekey(Box<rekey::Rekey>),
+    /// Ask for a move of a channel to another workspace, channel id or organization.
+    #[command(
+        after_help = "The same channel id in the same organization is moved in place; another id or \
+                      organization is copied, in phases, while people go on writing. Another \
+                      organization needs the consent of both: rekeyd help org consent-move\n\n\
+                      Examples:\n  rekeyd enqueue move --org acme --from w1/c1 --to w2/c1\n  \
+                      rekeyd enqueue move --org acme --from w1/c1 --to w2/c7 --reason 'teams merge'\n  \
+                      rekeyd enqueue move --org acme --from w1/c1 --to-org other --to w9/c1\n  \
+                      rekeyd enqueue move --file move.json"
+    )]
+    Move(Box<channel_move::Move>),
+}
+
+/// What every request may say, whatever it asks for.
+#[derive(clap::Args)]
+struct Common {
+    /// Why, in one word.
+    #[arg(long, value_enum)]
+    cause: Option<CauseName>,
+    /// Who asks; the current user if not given.
+    #[arg(long, value_name = "NAME")]
+    requested_by: Option<String>,
+    /// Why, in words.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    reason: String,
+    /// Do not begin before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    not_before: Option<jiff::Timestamp>,
+    /// Do not begin at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    not_after: Option<jiff::Timestamp>,
+    /// The job's id; made if not given. An id is taken once.
+    #[arg(long, value_name = "UUID")]
+    job_id: Option<JobId>,
+    /// Send to this SQS queue, whatever queue is configured.
+    #[arg(long, value_name = "URL")]
+    queue_url: Option<String>,
+    /// Send the message in this file instead; `-` reads standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "org", "to", "from", "cause", "requested_by", "reason", "not_before", "not_after", "job_id",
+    ])]
+    file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum CauseName {
+    Scheduled,
+    CustomerRequest,
+    SuspectedCompromise,
+    Migration,
+}
+
+impl From<CauseName> for Cause {
+    fn from(name: CauseName) -> Self {
+        match name {
+            CauseName::Scheduled => Cause::Scheduled,
+            CauseName::CustomerRequest => Cause::CustomerRequest,
+            CauseName::SuspectedCompromise => Cause::SuspectedCompromise,
+            CauseName::Migration => Cause::Migration,
+        }
+    }
+}
+
+pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
+    let (common, message) = match command {
+        Command::Rekey(rekey) => (&rekey.common, rekey.message()?),
+        Command::Move(asked) => (&asked.common, asked.message()?),
+    };
+    let message_id = context.run(async {
+        let queue = match &common.queue_url {
+            Some(url) => wiring::queue_at(url, context.config(), &context.clock).await?,
+            None => context.queue().await?,
+        };
+        Ok(queue.send(&message.to_json()).await?)
+    })?;
+    let job = message.job_id();
+    let moves = message.channel_move();
+    let programs = json!({
+        "job_id": job, "message_id": message_id, "org": message.org(),
+        "to_cmk": message.rekey().map(|rekey| &rekey.to_cmk), "mode": message.mode(),
+        "from": moves.map(|m| m.source()), "to": moves.map(|m| m.destination()),
+        "move": moves.map(|m| m.kind()), "body_sha256": message.body_sha256(),
+    });
+    context.out.show(&programs, || {
+        let mut text = format!(
+            "{job}\n\nasked for: {}. A running worker takes it up; start one with `rekeyd worker`",
+            message.what()
+        );
+        if let Some(m) = moves.filter(|m| m.org != *m.to_org()) {
+            text += &format!(
+                "\nit needs the consent of both organizations: `rekeyd org show {}` and `rekeyd org show {}` list them",
+                m.org,
+                m.to_org()
+            );
+        }
+        text + &format!("\nnext: rekeyd status {job} --watch")
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Reads at most a little more than a message may have, so that a wrong file
+/// (or a device) is refused by its size.
+fn read(path: &Path) -> Result<JobMessage, Failure> {
+    let limit = MAX_BODY_BYTES as u64 + 1;
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().take(limit).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
+    };
+    read.map_err(|e| report::system(&format!("cannot read `{}`", path.display()), e))?;
+    Ok(JobMessage::parse(&text)?)
+}
+
+/// A file with the other kind of message: nothing is sent that was not asked for.
+fn other_kind(path: &Path, holds: &str, command: &str) -> Failure {
+    let path = path.display();
+    Failure::new(
+        Exit::Usage,
+        format!("the message in `{path}` asks for {holds}; nothing was sent"),
+    )
+    .help(format!(
+        "send it with `rekeyd enqueue {command} --file {path}`"
+    ))
+}
