@@ -151,9 +151,7 @@ impl Backend {
 
     async fn make_tables(&self, timing: &Timing) {
         let clock = SystemClock::shared();
-        // Cassandra agrees on one change of a schema at a time.
-        static SCHEMA: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-        let _turn = SCHEMA.lock().await;
+        let _alone = services::schema_lock().await;
         let cluster = Cluster::connect(&self.config().store, None, clock.clone())
             .await
             .unwrap();
@@ -168,7 +166,8 @@ impl Backend {
             .unwrap();
     }
 
-    fn file(&self) -> PathBuf {
+    /// The configuration file of the workers.
+    pub fn file(&self) -> PathBuf {
         self.dir.join("rekeyd.toml")
     }
 
