@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use crate::services::sqs;
 
 const REGION: &str = "eu-west-1";
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Deliveries until ElasticMQ moves a message to the dead letters.
 const MAX_RECEIVES: u32 = 3;
 
@@ -411,7 +413,7 @@ async fn jobs_come_by_every_way_and_what_is_refused_can_be_put_back() {
     let worker = Worker(worker.unwrap());
     // The new CMK is on nobody's list yet: refused. The old one is the active one.
     let refused = sent["job_id"].as_str().unwrap();
-    let why = site.json(11, &["status", refused, "--wait", "--timeout", "60"]);
+    let why = site.json(11, &["status", refused, "--wait", "--timeout", "120"]);
     assert!(
         why["error"]["message"]
             .as_str()
@@ -419,12 +421,14 @@ async fn jobs_come_by_every_way_and_what_is_refused_can_be_put_back() {
             .contains("refused"),
         "{why}"
     );
+    let begin = Instant::now();
     let letters = loop {
         let list = site.json(0, &["dlq", "list"]);
         let letters = list["dead_letters"].as_array().unwrap().clone();
         if letters.len() >= 2 {
             break letters;
         }
+        assert!(begin.elapsed() < PATIENCE, "only these: {letters:?}");
     };
     let letter = |part: &str| {
         let found = letters
