@@ -202,19 +202,16 @@ async fn policies_are_printed_from_the_registry_on_the_cluster() {
 fn allowed(document: &Value, may: &mut BTreeSet<String>) {
     match document {
         Value::Array(all) => all.iter().for_each(|part| allowed(part, may)),
-        Value::Object(statement) if statement.contains_key("Effect") => {
-            if statement["Effect"] == "Allow" {
-                match &statement["Action"] {
-                    Value::Array(actions) => {
-                        may.extend(actions.iter().map(|a| a.as_str().unwrap().to_owned()));
-                    }
-                    action => {
-                        may.insert(action.as_str().unwrap().to_owned());
-                    }
-                }
+        Value::Object(parts) => {
+            if parts.get("Effect").is_some_and(|effect| effect == "Allow") {
+                let actions = match &parts["Action"] {
+                    Value::Array(actions) => actions.as_slice(),
+                    action => std::slice::from_ref(action),
+                };
+                may.extend(actions.iter().map(|a| a.as_str().unwrap().to_owned()));
             }
+            parts.values().for_each(|part| allowed(part, may));
         }
-        Value::Object(parts) => parts.values().for_each(|part| allowed(part, may)),
         _ => {}
     }
 }
