@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rekeyd::aws::{TimeLimits, sdk_config};
+use rekeyd::aws::sdk_config;
 use rekeyd::clock::SystemClock;
 use rekeyd::config::{self, Config};
 use rekeyd::kms::local::{LocalKeyRing, RingAdmin, Unlock, serve};
@@ -17,6 +17,7 @@ use rekeyd::store::cql::{Cluster, Replication, Schema};
 use rekeyd::wiring;
 use tokio::net::TcpListener;
 
+use crate::aws::UNHURRIED;
 use crate::copy;
 use crate::services;
 
@@ -219,7 +220,7 @@ async fn make_queue(name: &str) -> String {
     let endpoint = services::sqs().endpoint();
     let made_up =
         aws_sdk_sqs::config::Credentials::new("operator", "not-checked", None, None, "test");
-    let shared = sdk_config(Some("eu-west-1"), Some(&endpoint), TimeLimits::PROMPT)
+    let shared = sdk_config(Some("eu-west-1"), Some(&endpoint), UNHURRIED)
         .await
         .unwrap();
     let sqs = aws_sdk_sqs::Client::from_conf(

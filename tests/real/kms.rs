@@ -14,7 +14,7 @@ use rekeyd::kms::aws::{AwsKms, AwsSettings};
 use rekeyd::kms::caller::{NoRoles, RoleCache};
 use rekeyd::kms::conformance::{self, Harness};
 
-use crate::aws::kms_client;
+use crate::aws::{UNHURRIED, kms_client};
 use crate::services::moto;
 
 struct Moto {
@@ -33,6 +33,7 @@ impl Moto {
             sts_endpoint: Some(endpoint.clone()),
             region: Some("eu-central-1".to_owned()),
             credentials: Some(SharedCredentialsProvider::new(credentials)),
+            limits: UNHURRIED,
             ..AwsSettings::default()
         };
         let clock = SystemClock::shared();

@@ -17,6 +17,7 @@ use rekeyd::queue::sqs::{SqsQueue, SqsSettings};
 use rekeyd::queue::{Queue, QueueError, SharedQueue, Which};
 use serde_json::{Value, json};
 
+use crate::aws::UNHURRIED;
 use crate::services::sqs;
 
 const REGION: &str = "eu-west-1";
@@ -25,12 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Deliveries until ElasticMQ moves a message to the dead letters.
 const MAX_RECEIVES: u32 = 3;
 
-async fn set_up() -> SdkConfig {
+async fn set_up(limits: TimeLimits) -> SdkConfig {
     let endpoint = tokio::task::spawn_blocking(|| sqs().endpoint())
         .await
         .unwrap();
     let dummy = Credentials::new("id", "secret", None, None, "test");
-    sdk_config(Some(REGION), Some(&endpoint), TimeLimits::PROMPT)
+    sdk_config(Some(REGION), Some(&endpoint), limits)
         .await
         .unwrap()
         .into_builder()
@@ -50,8 +51,8 @@ impl Place {
     async fn new(kind: &str) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let n = MADE.fetch_add(1, Ordering::Relaxed);
-        let shared = set_up().await;
-        let client = Client::new(&shared);
+        let shared = set_up(TimeLimits::PROMPT).await;
+        let client = Client::new(&set_up(UNHURRIED).await);
         let (name, dead) = (format!("jobs-{n}{kind}"), format!("dead-{n}{kind}"));
         let make = |name: &str| {
             let call = client.create_queue().queue_name(name);
