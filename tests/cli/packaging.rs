@@ -64,10 +64,12 @@ fn settings(variables: &[(String, String)]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn value<'a>(settings: &'a Value, name: &str) -> &'a Value {
+/// A setting as a configuration file would have it, without quotes.
+fn value<'a>(settings: &'a Value, name: &str) -> &'a str {
     let mut all = settings["settings"].as_array().unwrap().iter();
     let found = all.find(|setting| setting["name"] == name);
-    &found.unwrap_or_else(|| panic!("{name}: {settings}"))["value"]
+    let found = &found.unwrap_or_else(|| panic!("{name}: {settings}"))["value"];
+    found.as_str().unwrap().trim_matches('"')
 }
 
 /// `NAME=value` or `NAME: value` of our variables, in the order of the text. Of one
@@ -122,7 +124,7 @@ fn the_compose_file_runs_commands_with_settings_that_there_are() {
     // The queues that the stand-in makes, by the names that it is asked for.
     let made = file("packaging/compose/elasticmq.conf");
     for setting in ["queue.url", "queue.dead_letter_url"] {
-        let url = value(&settings, setting).as_str().unwrap();
+        let url = value(&settings, setting);
         let name = url.rsplit('/').next().unwrap();
         assert!(made.contains(name), "{name}");
     }
