@@ -34,7 +34,6 @@ impl Moto {
             region: Some("eu-central-1".to_owned()),
             credentials: Some(SharedCredentialsProvider::new(credentials)),
             limits: UNHURRIED,
-            ..AwsSettings::default()
         };
         let clock = SystemClock::shared();
         let roles = RoleCache::new(Arc::new(NoRoles), Duration::from_secs(60), clock.clone());
