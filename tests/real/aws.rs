@@ -1,19 +1,8 @@
 //! Clients of the AWS SDK for a server on this machine.
 
-use std::time::Duration;
-
 use aws_credential_types::Credentials;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use rekeyd::aws::TimeLimits;
-
-/// For what a test sets up: a server that has just been started loads its code
-/// with the first call of each kind, and may have little of the machine.
-pub const UNHURRIED: TimeLimits = TimeLimits {
-    connect: Duration::from_secs(30),
-    attempt: Duration::from_secs(60),
-    call: Duration::from_secs(60),
-};
 
 const REGION: &str = "eu-central-1";
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rekeyd::aws::sdk_config;
+use rekeyd::aws::{TimeLimits, sdk_config};
 use rekeyd::clock::SystemClock;
 use rekeyd::config::{self, Config};
 use rekeyd::kms::local::{LocalKeyRing, RingAdmin, Unlock, serve};
@@ -17,9 +17,16 @@ use rekeyd::store::cql::{Cluster, Replication, Schema};
 use rekeyd::wiring;
 use tokio::net::TcpListener;
 
-use crate::aws::UNHURRIED;
 use crate::copy;
 use crate::services;
+
+/// For what a test sets up: a server that has just been started loads its code
+/// with the first call of each kind, and may have little of the machine.
+pub const UNHURRIED: TimeLimits = TimeLimits {
+    connect: Duration::from_secs(30),
+    attempt: Duration::from_secs(60),
+    call: Duration::from_secs(60),
+};
 
 /// Everyone who calls AWS in a rig. Each has credentials of its own, and its
 /// name is the access key id: the key ring knows callers by that.

@@ -14,7 +14,8 @@ use rekeyd::kms::aws::{AwsKms, AwsSettings};
 use rekeyd::kms::caller::{NoRoles, RoleCache};
 use rekeyd::kms::conformance::{self, Harness};
 
-use crate::aws::{UNHURRIED, kms_client};
+use crate::aws::kms_client;
+use crate::backend::UNHURRIED;
 use crate::services::moto;
 
 struct Moto {

@@ -17,7 +17,7 @@ use rekeyd::queue::sqs::{SqsQueue, SqsSettings};
 use rekeyd::queue::{Queue, QueueError, SharedQueue, Which};
 use serde_json::{Value, json};
 
-use crate::aws::UNHURRIED;
+use crate::backend::UNHURRIED;
 use crate::services::sqs;
 
 const REGION: &str = "eu-west-1";
