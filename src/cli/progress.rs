@@ -1,7 +1,7 @@
 //! How far a job is: in numbers, and in one line. Pure; whoever calls has read
 //! the rows and knows the time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -91,7 +91,7 @@ impl Progress {
             rates: None,
             eta_s: None,
             waits: waits(job, tasks, timing, now),
-            slowed: leases(job, tasks).find_map(|l| l.slowed.clone()),
+            slowed: said(job, tasks, |lease| lease.slowed.as_deref()),
         };
         if !tasks.is_empty() {
             progress.blocked_slices = tasks.iter().map(|t| t.blocked.len() as u64).sum();
@@ -164,11 +164,21 @@ fn slices_done(task: &TaskRow) -> u64 {
     }
 }
 
-/// Those who hold the job or one of its tasks.
-fn leases<'a>(job: &'a JobRow, tasks: &'a [TaskRow]) -> impl Iterator<Item = &'a Lease> {
-    job.lease
-        .iter()
-        .chain(tasks.iter().filter_map(|task| task.lease.as_ref()))
+/// What those who hold the job or one of its tasks say of themselves, each thing
+/// once. A worker says the same of itself in every row that it holds, as it is
+/// when it writes that row: so of its leases the newest counts.
+fn said(job: &JobRow, tasks: &[TaskRow], what: impl Fn(&Lease) -> Option<&str>) -> Option<String> {
+    let of_tasks = tasks.iter().filter_map(|task| task.lease.as_ref());
+    let mut newest: BTreeMap<&str, &Lease> = BTreeMap::new();
+    for lease in job.lease.iter().chain(of_tasks) {
+        let known = newest.entry(lease.worker.as_str()).or_insert(lease);
+        if known.until_ms < lease.until_ms {
+            *known = lease;
+        }
+    }
+    let words: BTreeSet<&str> = newest.into_values().filter_map(what).collect();
+    let words: Vec<&str> = words.into_iter().collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 fn phase(job: &JobRow) -> &'static str {
@@ -255,10 +265,10 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
             "no worker drives it; start one with `rekeyd worker`",
         );
     }
-    if let Some(words) = leases(job, tasks).find_map(|lease| lease.waits.as_ref())
+    if let Some(words) = said(job, tasks, |lease| lease.waits.as_deref())
         && !matches!(job.state, JobState::Blocked)
     {
-        return plain("held_up", &figures::printable(words));
+        return plain("held_up", &figures::printable(&words));
     }
     match job.state {
         JobState::Queued => plain("queued", "is about to begin"),
@@ -579,6 +589,42 @@ mod tests {
         );
         job.state = JobState::Drained;
         assert_eq!(line(&job, &[]), "drained acme/w1/c1 to acme/w2/c2");
+    }
+
+    #[test]
+    fn what_holds_the_workers_up_is_what_each_said_last() {
+        let lease = |worker: &str, until_ms, waits: Option<&str>| {
+            Some(Lease {
+                worker: worker.into(),
+                until_ms,
+                waits: waits.map(str::to_owned),
+                slowed: None,
+            })
+        };
+        let held = |lease| TaskRow {
+            lease,
+            ..task(TaskState::Open, 10, 0, 0)
+        };
+        let (kms, queue) = (Some("waits for the KMS: x"), Some("waits for the queue: y"));
+        let mut job = job(JobState::Rewriting);
+        job.lease = lease("w", 2_000_000, kms);
+        let words = |job: &JobRow, tasks: &[TaskRow]| {
+            let waits = Progress::of(job, tasks, &Timing::demo(), NOW).waits;
+            waits.filter(|w| w.code == "held_up").map(|w| w.words)
+        };
+        assert_eq!(words(&job, &[]).as_deref(), kms);
+        // The same worker has written a row since.
+        let newer = |waits| held(lease("w", 2_000_001, waits));
+        assert_eq!(words(&job, &[newer(queue)]).as_deref(), queue);
+        assert_eq!(words(&job, &[newer(None)]), None);
+        // Another one is held up by something else, a third by the same.
+        let all = [
+            newer(queue),
+            held(lease("v", 2_000_000, kms)),
+            held(lease("u", 2_000_000, kms)),
+        ];
+        let both = "waits for the KMS: x; waits for the queue: y";
+        assert_eq!(words(&job, &all).as_deref(), Some(both));
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod ops;
+mod packaging;
 
 use bench::{Bench, sample_export};
 use serde_json::Value;

@@ -20,6 +20,14 @@ use tokio::net::TcpListener;
 use crate::copy;
 use crate::services;
 
+/// For what a test sets up: a server that has just been started loads its code
+/// with the first call of each kind, and may have little of the machine.
+pub const UNHURRIED: TimeLimits = TimeLimits {
+    connect: Duration::from_secs(30),
+    attempt: Duration::from_secs(60),
+    call: Duration::from_secs(60),
+};
+
 /// Everyone who calls AWS in a rig. Each has credentials of its own, and its
 /// name is the access key id: the key ring knows callers by that.
 const CALLERS: [&str; 4] = ["rekeyd-worker", "operator", "application", "verifier"];
@@ -151,9 +159,7 @@ impl Backend {
 
     async fn make_tables(&self, timing: &Timing) {
         let clock = SystemClock::shared();
-        // Cassandra agrees on one change of a schema at a time.
-        static SCHEMA: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-        let _turn = SCHEMA.lock().await;
+        let _alone = services::schema_lock().await;
         let cluster = Cluster::connect(&self.config().store, None, clock.clone())
             .await
             .unwrap();
@@ -168,7 +174,8 @@ impl Backend {
             .unwrap();
     }
 
-    fn file(&self) -> PathBuf {
+    /// The configuration file of the workers.
+    pub fn file(&self) -> PathBuf {
         self.dir.join("rekeyd.toml")
     }
 
@@ -220,7 +227,7 @@ async fn make_queue(name: &str) -> String {
     let endpoint = services::sqs().endpoint();
     let made_up =
         aws_sdk_sqs::config::Credentials::new("operator", "not-checked", None, None, "test");
-    let shared = sdk_config(Some("eu-west-1"), Some(&endpoint), TimeLimits::PROMPT)
+    let shared = sdk_config(Some("eu-west-1"), Some(&endpoint), UNHURRIED)
         .await
         .unwrap();
     let sqs = aws_sdk_sqs::Client::from_conf(

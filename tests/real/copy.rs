@@ -1,16 +1,15 @@
 //! Copies what is in a store into an empty one, by the trait alone.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use futures::stream;
 use rekeyd::clock::SystemClock;
 use rekeyd::pipeline::plan::SliceWalk;
-use rekeyd::registry::{Registry, RegistryError};
+use rekeyd::registry::Registry;
 use rekeyd::store::{
     CellWrite, Consistency, ControlTable, ControlWrite, Expect, PageLimit, SharedStore, SliceKey,
-    StoreErrorClass, StoreResult,
 };
+
+use crate::rig::patiently;
 
 /// Slices that are copied at once.
 const AT_ONCE: usize = 32;
@@ -27,7 +26,7 @@ pub async fn store(from: &SharedStore, to: &SharedStore) {
         control_rows(table, from, to).await;
     }
     let registry = Registry::new(from.clone(), SystemClock::shared());
-    for org in registry.orgs(None, PAGE).await.unwrap() {
+    for org in patiently(|| registry.orgs(None, PAGE)).await {
         let mut walk = SliceWalk::new(from.clone(), registry.clone(), org.clone(), None, None);
         let mut slices = Vec::new();
         while let Some(slice) = walk.next().await.unwrap() {
@@ -37,14 +36,10 @@ pub async fn store(from: &SharedStore, to: &SharedStore) {
         stream::iter(slices)
             .for_each_concurrent(AT_ONCE, |slice| async move {
                 let address = SliceKey::messages(org, &slice.channel, slice.hour);
-                for key in patiently(async || from.read_keys(&address).await).await {
-                    patiently(async || to.insert_key(&address, &key).await).await;
+                for key in patiently(|| from.read_keys(&address)).await {
+                    patiently(|| to.insert_key(&address, &key)).await;
                 }
-                let view = patiently(async || match registry.view(org, &slice.channel).await {
-                    Err(RegistryError::Store(error)) => Err(error),
-                    other => Ok(other.unwrap()),
-                });
-                let view = view.await;
+                let view = patiently(|| registry.view(org, &slice.channel)).await;
                 cells(&view.partition(slice.hour), from, to).await;
             })
             .await;
@@ -58,10 +53,8 @@ async fn cells(partition: &rekeyd::store::Partition, from: &SharedStore, to: &Sh
     };
     let mut after = None;
     loop {
-        let read = async || {
-            from.read_page(partition, after.as_ref(), limit, Consistency::Quorum)
-                .await
-        };
+        let quorum = Consistency::Quorum;
+        let read = || from.read_page(partition, after.as_ref(), limit, quorum);
         let page = patiently(read).await;
         let writes: Vec<CellWrite> = page
             .cells
@@ -73,7 +66,7 @@ async fn cells(partition: &rekeyd::store::Partition, from: &SharedStore, to: &Sh
                 ttl_s: cell.ttl_s.unwrap_or(0),
             })
             .collect();
-        patiently(async || to.write_cells(partition, &writes).await).await;
+        patiently(|| to.write_cells(partition, &writes)).await;
         after = page.next;
         if after.is_none() {
             return;
@@ -82,10 +75,10 @@ async fn cells(partition: &rekeyd::store::Partition, from: &SharedStore, to: &Sh
 }
 
 async fn control_rows(table: ControlTable, from: &SharedStore, to: &SharedStore) {
-    let partitions = patiently(async || from.control_partitions(table, None, PAGE).await).await;
+    let partitions = patiently(|| from.control_partitions(table, None, PAGE)).await;
     assert!(partitions.len() < PAGE, "a rig is small");
     for partition in partitions {
-        let list = async || from.control_list(table, &partition, "", None, PAGE).await;
+        let list = || from.control_list(table, &partition, "", None, PAGE);
         let rows = patiently(list).await;
         assert!(rows.len() < PAGE, "a rig is small");
         for row in rows {
@@ -96,21 +89,7 @@ async fn control_rows(table: ControlTable, from: &SharedStore, to: &SharedStore)
             };
             // A row that a try made whose answer was lost is there already.
             let write = [write];
-            let _ = patiently(async || to.control_apply(table, &partition, &write).await).await;
+            let _ = patiently(|| to.control_apply(table, &partition, &write)).await;
         }
     }
-}
-
-/// Three nodes that start on two cores are slow at first: what may be tried
-/// again is.
-async fn patiently<T>(mut call: impl AsyncFnMut() -> StoreResult<T>) -> T {
-    for _ in 0..20 {
-        match call().await {
-            Err(e) if e.class == StoreErrorClass::Transient => {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            other => return other.unwrap(),
-        }
-    }
-    call().await.unwrap()
 }

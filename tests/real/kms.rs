@@ -15,6 +15,7 @@ use rekeyd::kms::caller::{NoRoles, RoleCache};
 use rekeyd::kms::conformance::{self, Harness};
 
 use crate::aws::kms_client;
+use crate::backend::UNHURRIED;
 use crate::services::moto;
 
 struct Moto {
@@ -33,7 +34,7 @@ impl Moto {
             sts_endpoint: Some(endpoint.clone()),
             region: Some("eu-central-1".to_owned()),
             credentials: Some(SharedCredentialsProvider::new(credentials)),
-            ..AwsSettings::default()
+            limits: UNHURRIED,
         };
         let clock = SystemClock::shared();
         let roles = RoleCache::new(Arc::new(NoRoles), Duration::from_secs(60), clock.clone());

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `aws` | clients of the AWS SDK for a server on this machine |
+//! | `commands` | what an operator runs: `schema`, `doctor`, `iam-policy` |
 //! | `cluster` | three nodes, of which one is killed and comes back |
 //! | `faults` | the proxy does to a connection what its modes say |
 //! | `keeper` | no server outlives its test process |
@@ -20,6 +21,7 @@
 mod aws;
 mod backend;
 mod cluster;
+mod commands;
 mod copy;
 mod faults;
 mod keeper;

@@ -4,9 +4,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use rekeyd::job::{JobRow, JobState, Mode};
+use rekeyd::job::{JobState, Mode};
 
 use crate::process::Process;
+use crate::rig::patiently;
 use crate::services::{self, Mode as Network, Proxy};
 use crate::site::{Site, Template};
 
@@ -83,27 +84,30 @@ async fn a_rekey_outlives_every_fault_of_the_network() {
 /// Waits until a lease says what its holder waits for, and `status` shows it.
 async fn says(site: &Site, job: rekeyd::ids::JobId, what: &str) {
     let found = tokio::time::timeout(crate::rig::PATIENCE, async {
-        loop {
-            if held_up(site, job).await.contains(what) {
-                return;
-            }
+        while !held_up(site, job).await.contains(what) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        // Between two looks a task may be given back or taken up, and then waits
+        // for nothing for a moment.
+        while !status(site, job).await.contains(what) {}
     });
-    assert!(found.await.is_ok(), "no lease says: {what}");
-    let said = status(site, job).await;
-    assert!(said.contains(what), "{what}: {said}");
+    let found = found.await.is_ok();
+    assert!(
+        found,
+        "{what}: the leases say `{}`, and the status: {}",
+        held_up(site, job).await,
+        status(site, job).await
+    );
 }
 
 async fn held_up(site: &Site, job: rekeyd::ids::JobId) -> String {
     let rig = &site.rig;
-    let Some(found) = rig.book.get(&rig.org, job).await.unwrap() else {
+    let Some(row) = rig.seen(job).await else {
         return String::new();
     };
-    let row: JobRow = found.row;
     let mut all: Vec<String> = row.lease.iter().filter_map(|l| l.waits.clone()).collect();
     if let Some(round) = row.round {
-        let tasks = rig.book.tasks(job, round.number).await.unwrap();
+        let tasks = patiently(|| rig.book.tasks(job, round.number)).await;
         let leases = tasks.iter().filter_map(|task| task.row.lease.as_ref());
         all.extend(leases.filter_map(|lease| lease.waits.clone()));
     }

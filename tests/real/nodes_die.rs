@@ -58,7 +58,7 @@ async fn nodes_that_die_one_after_the_other_lose_nothing() {
         .await;
     assert_eq!(row.state, JobState::Verified);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let row = rig.book.get(&rig.org, job).await.unwrap().unwrap().row;
+    let row = rig.seen(job).await.expect("it is recorded");
     assert_eq!(row.state, JobState::Verified, "it waits: {}", waits(&row));
 
     cluster.restart(2);

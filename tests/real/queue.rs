@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -17,18 +17,21 @@ use rekeyd::queue::sqs::{SqsQueue, SqsSettings};
 use rekeyd::queue::{Queue, QueueError, SharedQueue, Which};
 use serde_json::{Value, json};
 
+use crate::backend::UNHURRIED;
 use crate::services::sqs;
 
 const REGION: &str = "eu-west-1";
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Deliveries until ElasticMQ moves a message to the dead letters.
 const MAX_RECEIVES: u32 = 3;
 
-async fn set_up() -> SdkConfig {
+async fn set_up(limits: TimeLimits) -> SdkConfig {
     let endpoint = tokio::task::spawn_blocking(|| sqs().endpoint())
         .await
         .unwrap();
     let dummy = Credentials::new("id", "secret", None, None, "test");
-    sdk_config(Some(REGION), Some(&endpoint), TimeLimits::PROMPT)
+    sdk_config(Some(REGION), Some(&endpoint), limits)
         .await
         .unwrap()
         .into_builder()
@@ -48,8 +51,8 @@ impl Place {
     async fn new(kind: &str) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let n = MADE.fetch_add(1, Ordering::Relaxed);
-        let shared = set_up().await;
-        let client = Client::new(&shared);
+        let shared = set_up(TimeLimits::PROMPT).await;
+        let client = Client::new(&set_up(UNHURRIED).await);
         let (name, dead) = (format!("jobs-{n}{kind}"), format!("dead-{n}{kind}"));
         let make = |name: &str| {
             let call = client.create_queue().queue_name(name);
@@ -411,7 +414,7 @@ async fn jobs_come_by_every_way_and_what_is_refused_can_be_put_back() {
     let worker = Worker(worker.unwrap());
     // The new CMK is on nobody's list yet: refused. The old one is the active one.
     let refused = sent["job_id"].as_str().unwrap();
-    let why = site.json(11, &["status", refused, "--wait", "--timeout", "60"]);
+    let why = site.json(11, &["status", refused, "--wait", "--timeout", "120"]);
     assert!(
         why["error"]["message"]
             .as_str()
@@ -419,12 +422,14 @@ async fn jobs_come_by_every_way_and_what_is_refused_can_be_put_back() {
             .contains("refused"),
         "{why}"
     );
+    let begin = Instant::now();
     let letters = loop {
         let list = site.json(0, &["dlq", "list"]);
         let letters = list["dead_letters"].as_array().unwrap().clone();
         if letters.len() >= 2 {
             break letters;
         }
+        assert!(begin.elapsed() < PATIENCE, "only these: {letters:?}");
     };
     let letter = |part: &str| {
         let found = letters

@@ -8,7 +8,7 @@ use rekeyd::killpoint::POINTS;
 
 use crate::backend::KILL_POINTS_ONE_IN;
 use crate::process::Process;
-use crate::rig::{PATIENCE, Rig, short_waits};
+use crate::rig::{PATIENCE, Rig, patiently, short_waits};
 use crate::site::{Site, Template};
 
 /// Scenarios at once: most of their time is waiting.
@@ -121,8 +121,7 @@ async fn run(site: Site, scenario: Scenario) {
         dies(rig, &mut worker, job, &point).await;
         dead = Some(name);
     }
-    let found = rig.book.get(&rig.org, job).await.unwrap();
-    let is_over = found.is_some_and(|found| found.row.state.is_final());
+    let is_over = rig.seen(job).await.is_some_and(|row| row.state.is_final());
     let last = (!is_over).then(|| Process::start(rig, "last", None));
     let took = site.taken_over(job, &dead.unwrap()).await;
     assert!(took <= limit, "{mode:?} {point}: taken over after {took:?}");
@@ -139,7 +138,8 @@ async fn run(site: Site, scenario: Scenario) {
             "{verdict}"
         );
     }
-    assert_eq!(rig.book.jobs(&rig.org).await.unwrap().len(), 1);
+    let jobs = patiently(|| rig.book.jobs(&rig.org)).await;
+    assert_eq!(jobs.len(), 1);
     if let Some(last) = last {
         last.stop().await;
     }
@@ -156,8 +156,7 @@ async fn dies(rig: &Rig, worker: &mut Process, job: rekeyd::ids::JobId, point: &
                 ended = worker.ended() => return Some(ended),
                 () = tokio::time::sleep(Duration::from_millis(100)) => {}
             }
-            let found = rig.book.get(&rig.org, job).await.unwrap();
-            if found.is_some_and(|found| found.row.state.is_final()) {
+            if rig.seen(job).await.is_some_and(|row| row.state.is_final()) {
                 // It may be on its way to a point after the end.
                 let last = Duration::from_secs(2);
                 return tokio::time::timeout(last, worker.ended()).await.ok();

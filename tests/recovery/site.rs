@@ -19,7 +19,7 @@ use rekeyd::store::{CellWrite, Consistency, PageLimit, StoredCell};
 use tokio_util::sync::CancellationToken;
 
 use crate::process::witness_file;
-use crate::rig::{PATIENCE, Rig, short_waits};
+use crate::rig::{PATIENCE, Rig, patiently, short_waits};
 
 /// Rows that a worker seals and writes at a time: what one death may cost in
 /// each slice that is in flight.
@@ -209,7 +209,7 @@ impl Site {
         while let Some(slice) = walk.next().await.unwrap() {
             let cells = self.cells(&slice).await;
             let address = rekeyd::store::SliceKey::messages(&rig.org, &slice.channel, slice.hour);
-            let wraps = rig.store.read_keys(&address).await.unwrap();
+            let wraps = patiently(|| rig.store.read_keys(&address)).await;
             let now_s = self.clock.wall().unix_seconds();
             for cell in cells {
                 if self.is_damaged(&slice, &cell) {
@@ -271,7 +271,7 @@ impl Site {
 
     async fn cells(&self, slice: &SliceId) -> Vec<StoredCell> {
         let rig = &self.rig;
-        let view = rig.registry.view(&rig.org, &slice.channel).await.unwrap();
+        let view = patiently(|| rig.registry.view(&rig.org, &slice.channel)).await;
         let partition = view.partition(slice.hour);
         let limit = PageLimit {
             rows: 1000,
@@ -280,11 +280,9 @@ impl Site {
         let mut cells = Vec::new();
         let mut after = None;
         loop {
-            let page = rig
-                .store
-                .read_page(&partition, after.as_ref(), limit, Consistency::All)
-                .await
-                .unwrap();
+            let (store, all) = (&rig.store, Consistency::All);
+            let read = || store.read_page(&partition, after.as_ref(), limit, all);
+            let page = patiently(read).await;
             cells.extend(page.cells);
             after = page.next;
             if after.is_none() {
@@ -298,12 +296,9 @@ impl Site {
         let Some(round) = job.round else {
             return BTreeSet::new();
         };
-        let tasks = self
-            .rig
-            .book
-            .tasks(job.request.job_id(), round.number)
-            .await;
-        let held = tasks.unwrap().into_iter().filter(|task| {
+        let (book, id) = (&self.rig.book, job.request.job_id());
+        let tasks = patiently(|| book.tasks(id, round.number)).await;
+        let held = tasks.into_iter().filter(|task| {
             let lease = task.row.lease.as_ref();
             lease.is_some_and(|lease| lease.worker == worker)
         });
@@ -316,8 +311,7 @@ impl Site {
         let start = tokio::time::Instant::now();
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
-                if let Some(found) = self.rig.book.get(&self.rig.org, job).await.unwrap() {
-                    let row = found.row;
+                if let Some(row) = self.rig.seen(job).await {
                     let driven = row.state.is_final()
                         || row.lease.as_ref().is_some_and(|l| l.worker != dead);
                     if driven && self.held_by(&row, dead).await.is_empty() {
@@ -335,9 +329,9 @@ impl Site {
 
 /// Spoils a cell's version: neither mode may go on with it.
 async fn damage(rig: &Rig, slice: SliceId, record: &RecordId) -> (SliceId, StoredCell) {
-    let view = rig.registry.view(&rig.org, &slice.channel).await.unwrap();
+    let view = patiently(|| rig.registry.view(&rig.org, &slice.channel)).await;
     let partition = view.partition(slice.hour);
-    let found = rig.store.read_cell(&partition, record).await.unwrap();
+    let found = patiently(|| rig.store.read_cell(&partition, record)).await;
     let mut cell = found.unwrap();
     cell.cell[4] = 99;
     cell.write_time = WriteTime(cell.write_time.0 + 1);
@@ -347,6 +341,7 @@ async fn damage(rig: &Rig, slice: SliceId, record: &RecordId) -> (SliceId, Store
         write_time: cell.write_time,
         ttl_s: 0,
     };
-    rig.store.write_cells(&partition, &[write]).await.unwrap();
+    let write = [write];
+    patiently(|| rig.store.write_cells(&partition, &write)).await;
     (slice, cell)
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,16 +22,42 @@ pub fn cassandra() -> &'static Cassandra {
     NODE.get_or_init(|| Cassandra::start(&Sizing::SHARED))
 }
 
+/// Held while a schema is changed, by whoever does it: a node agrees on one change
+/// at a time, and changes sent side by side may fail or undo each other.
+static SCHEMA: Mutex<()> = Mutex::const_new(());
+
 /// A Cassandra node on 127.0.0.1.
 pub struct Cassandra {
     node: Node,
-    schema: Mutex<()>,
     compactor: std::sync::Mutex<Option<Compactor>>,
 }
 
 impl Cassandra {
     /// Starts one of its own and waits until it answers.
     pub fn start(sizing: &Sizing) -> Self {
+        Self::start_with(sizing, None)
+    }
+
+    /// Starts one whose clients log in, and may use TLS with the certificates in
+    /// the folder that is returned: see `certificates` beside this file.
+    pub fn start_guarded() -> (Self, PathBuf) {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let n = MADE.fetch_add(1, Ordering::Relaxed);
+        let dir = keeper::dir().join(format!("certificates-{n}"));
+        let made = Command::new(installed().moto.join("venv/bin/python"))
+            .arg(here().join("certificates"))
+            .arg(&dir)
+            .output()
+            .expect("the Python of moto runs");
+        assert!(
+            made.status.success(),
+            "no certificates: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        (Self::start_with(&Sizing::SMALL, Some(&dir)), dir)
+    }
+
+    fn start_with(sizing: &Sizing, guard: Option<&Path>) -> Self {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let node = Server::start_on_free_ports(
             || {
@@ -44,6 +71,7 @@ impl Cassandra {
                     seeds: "127.0.0.1".to_owned(),
                     token: i64::MIN,
                     sizing: *sizing,
+                    guard: guard.map(Path::to_owned),
                 })
             },
             |node| vec![&mut node.server],
@@ -51,7 +79,6 @@ impl Cassandra {
         );
         Self {
             node,
-            schema: Mutex::new(()),
             compactor: std::sync::Mutex::new(None),
         }
     }
@@ -72,10 +99,9 @@ impl Cassandra {
         format!("test_{}", GIVEN.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Held while a schema is changed: Cassandra agrees on one change at a time,
-    /// and changes sent side by side may fail or undo each other.
-    pub async fn schema_lock(&self) -> MutexGuard<'_, ()> {
-        self.schema.lock().await
+    /// Held while its schema is changed.
+    pub async fn schema_lock(&self) -> MutexGuard<'static, ()> {
+        schema_lock().await
     }
 
     /// Writes what is in memory to disk and merges all files of each table into
@@ -91,6 +117,11 @@ impl Cassandra {
         .await
         .unwrap();
     }
+}
+
+/// Held while the schema of any node is changed: see [`Cassandra::schema_lock`].
+pub async fn schema_lock() -> MutexGuard<'static, ()> {
+    SCHEMA.lock().await
 }
 
 /// How large a node is.
@@ -132,6 +163,8 @@ pub struct Place {
     pub seeds: String,
     pub token: i64,
     pub sizing: Sizing,
+    /// The folder of its certificates, if its clients must show who they are.
+    pub guard: Option<PathBuf>,
 }
 
 /// A node and its process.
@@ -146,7 +179,7 @@ impl Node {
         let installed = installed();
         std::fs::create_dir_all(&place.dir).unwrap();
         let home = &installed.cassandra;
-        let arguments = [
+        let mut arguments = vec![
             format!("lib={}", home.join("lib").display()),
             format!("archive={}", home.join("classes.jsa").display()),
             format!("java={}", installed.java.display()),
@@ -160,6 +193,9 @@ impl Node {
             format!("heap={}", place.sizing.heap),
             format!("jit={}", place.sizing.jit),
         ];
+        if let Some(guard) = &place.guard {
+            arguments.push(format!("guard={}", guard.display()));
+        }
         let script = here().join("cassandra/node");
         let log = place.dir.join("log");
         let server = Server::start("Cassandra", &script, arguments, &log);

@@ -67,6 +67,7 @@ impl Cluster {
             seeds: addresses.join(","),
             token: token(i, n),
             sizing: Sizing::SMALL,
+            guard: None,
         };
         (0..n).map(|i| Node::start(place(i))).collect()
     }

@@ -28,7 +28,7 @@ mod proxy;
 mod server;
 mod sqs;
 
-pub use cassandra::{Cassandra, Sizing, cassandra};
+pub use cassandra::{Cassandra, Sizing, cassandra, schema_lock};
 pub use cluster::Cluster;
 pub use keeper::dir as servers_dir;
 pub use moto::{Moto, moto};

@@ -275,7 +275,7 @@ async fn i04_rows_are_written_fresh_or_read_again_and_expiries_are_padded_by_epo
     let row_age = short_waits().row_age();
     let store = Watched::around(
         rig.store.clone(),
-        Overloaded::for_a(row_age + Duration::from_millis(300), None),
+        Overloaded::for_a(row_age + Duration::from_secs(1), None),
     );
     let job = run(&rig, Mode::Reencrypt, &store).await;
     assert_eq!(job.rewriting.rewritten, 400);
@@ -288,9 +288,11 @@ async fn i04_rows_are_written_fresh_or_read_again_and_expiries_are_padded_by_epo
                 writes,
                 oldest_read,
             } => {
-                // A little more than row_age, for the check itself takes time.
+                // A little more than row_age, for a busy machine may stop the
+                // worker between its check and its write. What was not read
+                // again is older by as long as the store was away.
                 let age = oldest_read.unwrap();
-                assert!(age < row_age + Duration::from_millis(100), "{age:?} old");
+                assert!(age < row_age + Duration::from_millis(700), "{age:?} old");
                 for write in writes {
                     written += 1;
                     let header = Header::parse(&write.cell).unwrap();
@@ -397,7 +399,7 @@ async fn i07_no_checkpoint_passes_a_slice_whose_write_was_not_acknowledged() {
     let before = contents(&rig).await;
     let slow = before.keys().nth(7).unwrap().clone();
     let slow_partition = partition(&rig, &slow).await;
-    let span = Duration::from_millis(700);
+    let span = Duration::from_millis(1_500);
     let step_in = Overloaded::for_a(span, Some(slow_partition.clone()));
     let store = Watched::around(rig.store.clone(), step_in);
     run(&rig, Mode::Reencrypt, &store).await;

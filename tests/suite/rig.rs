@@ -15,9 +15,9 @@ use rekeyd::job::{BookError, JobBook, JobMessage, JobRow, JobState, Mode, RekeyR
 use rekeyd::kms::local::{NewKey, RingAdmin};
 use rekeyd::kms::{ReasonCode, SharedKms, Use};
 use rekeyd::queue::SharedQueue;
-use rekeyd::registry::{Registry, Timing};
+use rekeyd::registry::{Registry, RegistryError, Timing};
 use rekeyd::scope::{Locus, Scope};
-use rekeyd::store::{CellWrite, KeyRow, SharedStore, SliceKey, StoreErrorClass};
+use rekeyd::store::{CellWrite, KeyRow, SharedStore, SliceKey, StoreError, StoreErrorClass};
 use rekeyd::wiring;
 use rekeyd::worker::WorkerError;
 use tokio::sync::watch;
@@ -285,16 +285,20 @@ impl Rig {
         id
     }
 
+    /// What stands of a job.
+    pub async fn seen(&self, job: JobId) -> Option<JobRow> {
+        let found = patiently(|| self.book.get(&self.org, job)).await;
+        found.map(|found| found.row)
+    }
+
     /// Waits until a job satisfies a condition.
     pub async fn wait(&self, job: JobId, what: &str, until: impl Fn(&JobRow) -> bool) -> JobRow {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
-                match self.book.get(&self.org, job).await {
-                    Ok(Some(found)) if until(&found.row) => return found.row,
-                    Ok(_) => {}
-                    // A node may be dead meanwhile.
-                    Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {}
-                    Err(error) => panic!("{error}"),
+                if let Some(row) = self.seen(job).await
+                    && until(&row)
+                {
+                    return row;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -303,7 +307,7 @@ impl Rig {
         match waited {
             Ok(row) => row,
             Err(_) => {
-                let last = self.book.get(&self.org, job).await.unwrap();
+                let last = self.seen(job).await;
                 panic!("waited in vain for {what}; last seen: {last:#?}")
             }
         }
@@ -328,22 +332,17 @@ impl Rig {
             None,
         );
         while let Some(slice) = walk.next().await.unwrap() {
-            let view = self.registry.view(&self.org, &slice.channel).await.unwrap();
+            let view = patiently(|| self.registry.view(&self.org, &slice.channel));
+            let partition = view.await.partition(slice.hour);
             let mut after = None;
+            let limit = PageLimit {
+                rows: 1000,
+                bytes: 1 << 20,
+            };
             loop {
-                let page = self
-                    .store
-                    .read_page(
-                        &view.partition(slice.hour),
-                        after.as_ref(),
-                        PageLimit {
-                            rows: 1000,
-                            bytes: 1 << 20,
-                        },
-                        Consistency::Quorum,
-                    )
-                    .await
-                    .unwrap();
+                let (store, quorum) = (&self.store, Consistency::Quorum);
+                let read = || store.read_page(&partition, after.as_ref(), limit, quorum);
+                let page = patiently(read).await;
                 for cell in page.cells {
                     let header = rekeyd::crypto::Header::parse(&cell.cell).unwrap();
                     *epochs.entry(header.epoch).or_default() += 1;
@@ -355,6 +354,50 @@ impl Rig {
             }
         }
         epochs
+    }
+}
+
+/// An error that may be of the moment only.
+pub trait Passing: std::fmt::Display {
+    /// Whether the store may answer when it is asked again.
+    fn may_pass(&self) -> bool;
+}
+
+impl Passing for StoreError {
+    fn may_pass(&self) -> bool {
+        self.class == StoreErrorClass::Transient
+    }
+}
+
+impl Passing for BookError {
+    fn may_pass(&self) -> bool {
+        matches!(self, BookError::Store(e) if e.may_pass())
+    }
+}
+
+impl Passing for RegistryError {
+    fn may_pass(&self) -> bool {
+        matches!(self, RegistryError::Store(e) if e.may_pass())
+    }
+}
+
+/// Asks the store until it answers, for what may be asked twice. A node may be
+/// dead for a while, or late because the machine has too much to do: neither is
+/// what a test is about.
+pub async fn patiently<T, E, F>(mut ask: impl FnMut() -> F) -> T
+where
+    E: Passing,
+    F: Future<Output = Result<T, E>>,
+{
+    let begin = tokio::time::Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if error.may_pass() && begin.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

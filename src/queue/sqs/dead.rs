@@ -31,7 +31,19 @@ const WAIT: Duration = Duration::from_secs(1);
 /// A dead letter that is hidden from others until it is let go.
 struct Held {
     receipt: String,
+    /// When it was refused, microseconds: several may be in one millisecond.
+    at_us: u64,
     letter: DeadLetter,
+}
+
+/// In the order in which they were refused. SQS has none.
+fn oldest_first(held: HashMap<String, Held>) -> Vec<Held> {
+    let mut held: Vec<Held> = held.into_values().collect();
+    held.sort_by(|a, b| {
+        let key = |held: &Held| (held.at_us, held.letter.message_id.clone());
+        key(a).cmp(&key(b))
+    });
+    held
 }
 
 impl SqsQueue {
@@ -70,7 +82,6 @@ impl SqsQueue {
             return Err(error);
         }
         let mut letters: Vec<_> = held.into_iter().map(|held| held.letter).collect();
-        letters.sort_by_key(|letter| letter.at_ms);
         letters.truncate(limit);
         Ok(letters)
     }
@@ -138,7 +149,7 @@ impl SqsQueue {
             let room = (most - held.len()).min(BATCH);
             let messages = match self.take(url, room, HELD, WAIT).await {
                 Ok(messages) => messages,
-                Err(error) => return (held.into_values().collect(), Some(error)),
+                Err(error) => return (oldest_first(held), Some(error)),
             };
             let before = held.len();
             for message in messages {
@@ -150,7 +161,7 @@ impl SqsQueue {
                 break;
             }
         }
-        (held.into_values().collect(), None)
+        (oldest_first(held), None)
     }
 
     /// Others may see them again. If this fails they do so by themselves soon.
@@ -199,10 +210,12 @@ fn hold_of(message: Message) -> Held {
             .and_then(|all| all.get(&name))
             .and_then(|value| value.parse::<u64>().ok())
     };
-    let refused_ms = attribute(REFUSED_AT)
+    let refused_us = attribute(REFUSED_AT)
         .and_then(|at| at.parse::<jiff::Timestamp>().ok())
-        .and_then(|at| u64::try_from(at.as_millisecond()).ok());
-    let sent_ms = system(MessageSystemAttributeName::SentTimestamp);
+        .and_then(|at| u64::try_from(at.as_microsecond()).ok());
+    let sent_us =
+        system(MessageSystemAttributeName::SentTimestamp).map(|ms| ms.saturating_mul(1000));
+    let at_us = refused_us.or(sent_us).unwrap_or(0);
     let reason = attribute(REASON).map_or_else(
         || "moved by the queue itself: received too often and never settled".to_owned(),
         str::to_owned,
@@ -213,11 +226,53 @@ fn hold_of(message: Message) -> Held {
         .to_owned();
     Held {
         receipt: message.receipt_handle.clone().unwrap_or_default(),
+        at_us,
         letter: DeadLetter {
             message_id,
             reason,
-            at_ms: refused_ms.or(sent_ms).unwrap_or(0),
+            at_ms: at_us / 1000,
             body: message.body.unwrap_or_default(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sqs::types::MessageAttributeValue;
+
+    use super::*;
+
+    fn refused(id: &str, at: &str) -> Held {
+        let at = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(at)
+            .build()
+            .unwrap();
+        let message = Message::builder().message_id(id);
+        hold_of(message.message_attributes(REFUSED_AT, at).build())
+    }
+
+    #[test]
+    fn letters_of_one_millisecond_are_in_the_order_of_their_microseconds() {
+        let of = |ids: &[u32]| {
+            let each = ids.iter().map(|n| {
+                // The id says nothing of the order.
+                let id = format!("letter {}", 100 - n);
+                let held = refused(&id, &format!("2026-11-23T10:00:00.000{n:03}Z"));
+                (id, held)
+            });
+            let sorted = oldest_first(each.collect());
+            assert!(
+                sorted
+                    .iter()
+                    .all(|held| held.letter.at_ms == 1_795_428_000_000)
+            );
+            sorted
+                .into_iter()
+                .map(|held| held.at_us % 1000)
+                .collect::<Vec<_>>()
+        };
+        let ids: Vec<u32> = (0..50).rev().collect();
+        assert_eq!(of(&ids), (0..50).collect::<Vec<u64>>());
     }
 }

@@ -1,8 +1,9 @@
 //! The driver's errors, turned into the store's: decided here and nowhere else.
 
 use scylla::errors::{
-    ConnectionPoolError, DbError, ExecutionError, NewSessionError, PrepareError,
-    RequestAttemptError,
+    BrokenConnectionErrorKind, ConnectionError, ConnectionPoolError,
+    ConnectionSetupRequestErrorKind, DbError, ExecutionError, FrameHeaderParseError, MetadataError,
+    NewSessionError, PrepareError, RequestAttemptError,
 };
 
 use crate::store::{StoreError, StoreErrorClass};
@@ -238,11 +239,21 @@ pub(super) fn of_connect(error: NewSessionError, nodes: &str) -> StoreError {
         _ if is_about_login(&error) => StoreErrorClass::Fatal,
         _ => StoreErrorClass::Transient,
     };
-    let message = match class {
-        StoreErrorClass::Fatal => format!(
-            "cannot log in to the cluster at {nodes}: {text}; see store.user, REKEYD_STORE_PASSWORD and store.tls"
+    let (class, message) = match (tls_advice(&error), class) {
+        (Some(advice), _) => (
+            StoreErrorClass::Fatal,
+            format!("no TLS connection to the cluster at {nodes}: {text}; {advice}"),
         ),
-        _ => format!("cannot reach the cluster at {nodes}: {text}"),
+        (None, StoreErrorClass::Fatal) => (
+            class,
+            format!(
+                "cannot log in to the cluster at {nodes}: {text}; see store.user, REKEYD_STORE_PASSWORD and store.tls"
+            ),
+        ),
+        _ => (
+            class,
+            format!("cannot reach the cluster at {nodes}: {text}"),
+        ),
     };
     StoreError {
         class,
@@ -251,10 +262,54 @@ pub(super) fn of_connect(error: NewSessionError, nodes: &str) -> StoreError {
     }
 }
 
+/// What to do if TLS is why there is no connection, and waiting does not help.
+fn tls_advice(error: &NewSessionError) -> Option<&'static str> {
+    let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(
+        ConnectionPoolError::Broken {
+            last_connection_error,
+        },
+    )) = error
+    else {
+        return None;
+    };
+    let rustls = |error: &std::io::Error| error.get_ref()?.downcast_ref::<rustls::Error>().cloned();
+    // The driver hands on what it got without its causes: look into each.
+    let error = match last_connection_error {
+        ConnectionError::IoError(error) => rustls(error)?,
+        // The node looks at our certificate when we believe to be connected.
+        ConnectionError::ConnectionSetupRequestError(setup) => {
+            let ConnectionSetupRequestErrorKind::BrokenConnection(broken) = setup.get_error()
+            else {
+                return None;
+            };
+            match broken.downcast_ref::<BrokenConnectionErrorKind>()? {
+                BrokenConnectionErrorKind::FrameHeaderParseError(
+                    FrameHeaderParseError::HeaderIoError(error),
+                )
+                | BrokenConnectionErrorKind::WriteError(error) => rustls(error)?,
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    match error {
+        rustls::Error::InvalidCertificate(_) => Some(
+            "store.tls_ca must name the authority of the nodes' certificates, and those must be valid for the nodes' IP addresses",
+        ),
+        rustls::Error::AlertReceived(_) => Some(
+            "the node asks for a certificate that it trusts: see store.tls_cert and store.tls_key",
+        ),
+        rustls::Error::InvalidMessage(_) => {
+            Some("the node does not speak TLS there: see store.tls and the port in store.nodes")
+        }
+        _ => None,
+    }
+}
+
 /// Whether the server asked for a login or refused ours, wherever in the chain
 /// of causes it says so.
 fn is_about_login(error: &NewSessionError) -> bool {
-    use scylla::errors::{ConnectionSetupRequestError, ConnectionSetupRequestErrorKind};
+    use scylla::errors::ConnectionSetupRequestError;
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(setup) = error.downcast_ref::<ConnectionSetupRequestError>() {

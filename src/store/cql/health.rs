@@ -20,6 +20,11 @@ const CANARY_ORG: &str = "~canary";
 const NEWEST_AHEAD: Duration = Duration::from_secs(1);
 /// Clock readings of one node; the one with the shortest round trip counts.
 const READINGS: usize = 3;
+/// Readings of a node that is slow to answer. A reading is wrong by up to half of
+/// its round trip, and a busy node must not look like one whose clock is off.
+const MOST_READINGS: usize = 20;
+/// A round trip this short says enough.
+const SHORT_TRIP_US: i64 = 10_000;
 /// Nodes whose clocks are read.
 const NODES: usize = 32;
 
@@ -107,6 +112,34 @@ impl Requests {
     }
 }
 
+/// Readings of one node's clock.
+#[derive(Default)]
+struct Readings {
+    taken: usize,
+    /// The shortest round trip in microseconds, and its offset in milliseconds.
+    best: Option<(i64, i64)>,
+}
+
+impl Readings {
+    fn are_enough(&self) -> bool {
+        let is_short = self
+            .best
+            .is_some_and(|(took_us, _)| took_us <= SHORT_TRIP_US);
+        self.taken >= MOST_READINGS || (self.taken >= READINGS && is_short)
+    }
+
+    fn add(&mut self, took_us: i64, offset_ms: i64) {
+        self.taken += 1;
+        if self.best.is_none_or(|(shortest, _)| took_us < shortest) {
+            self.best = Some((took_us, offset_ms));
+        }
+    }
+
+    fn offset_ms(&self) -> i64 {
+        self.best.map_or(0, |(_, offset)| offset)
+    }
+}
+
 impl Cluster {
     /// How far the nodes' clocks are from ours at most, milliseconds: of the
     /// home datacenter, whose nodes coordinate what we send.
@@ -124,14 +157,12 @@ impl Cluster {
             statement.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(
                 target, None,
             )));
-            let mut best: Option<(i64, i64)> = None;
-            for _ in 0..READINGS {
+            let mut readings = Readings::default();
+            while !readings.are_enough() {
                 let (took_us, offset_ms) = self.one_reading(&statement).await?;
-                if best.is_none_or(|(shortest, _)| took_us < shortest) {
-                    best = Some((took_us, offset_ms));
-                }
+                readings.add(took_us, offset_ms);
             }
-            let offset = best.map_or(0, |(_, offset)| offset);
+            let offset = readings.offset_ms();
             if offset.abs() > worst.abs() {
                 worst = offset;
             }
@@ -159,5 +190,31 @@ impl Cluster {
         let ours_us = before.0.saturating_add(took_us / 2);
         let theirs_us = now_ms.saturating_mul(1000).saturating_add(500);
         Ok((took_us, theirs_us.saturating_sub(ours_us) / 1000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The offset that comes of these round trips, the last one again and again,
+    /// and how many were taken.
+    fn of(trips: &[(i64, i64)]) -> (i64, usize) {
+        let mut readings = Readings::default();
+        while !readings.are_enough() {
+            let (took_us, offset_ms) = trips[readings.taken.min(trips.len() - 1)];
+            readings.add(took_us, offset_ms);
+        }
+        (readings.offset_ms(), readings.taken)
+    }
+
+    #[test]
+    fn a_slow_node_is_asked_until_it_answers_soon_or_has_had_its_chances() {
+        assert_eq!(of(&[(900, 1), (800, -1), (2_000, 7)]), (-1, 3));
+        let slow = (400_000, 200);
+        assert_eq!(of(&[slow, slow, slow, slow, (5_000, 2)]), (2, 5));
+        // A clock that is off stays off, however often it is read.
+        assert_eq!(of(&[slow]), (200, MOST_READINGS));
+        assert_eq!(of(&[(500, 3_000)]), (3_000, READINGS));
     }
 }

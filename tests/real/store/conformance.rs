@@ -13,6 +13,9 @@ use rekeyd::store::{CellWrite, Consistency, PageLimit, SharedStore};
 use super::{new_store, partition, record};
 use crate::services::cassandra;
 
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 struct OnCassandra {
     store: SharedStore,
     keyspace: String,
@@ -136,8 +139,18 @@ async fn a_rewriter_never_wins_over_live_clients() {
     for client in clients {
         expected.extend(client.await.expect("a client"));
     }
-    // The last values that expire have a TTL of 1 s, and what rewrites them 6 s.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    // The last values that expire have a TTL of 1 s, and what rewrites them 6 s
+    // from when that is written, which on a busy machine is later than it was read.
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while all(&store, &partition)
+            .await
+            .iter()
+            .any(|cell| cell.ttl_s.is_some())
+        {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "something never expires");
     done.store(true, Ordering::SeqCst);
     let rewritten = rewriter.await.expect("the rewriter");
     assert!(rewritten > 0, "the rewriter did nothing");

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `conformance` | the contract's suite, unchanged, and live clients |
 //! | `pages` | pages by bytes, batches, classes of errors |
+//! | `guarded` | TLS, login and rights; compression |
 //! | `schema` | made twice, made at once, drifted, forbidden settings |
 //! | `faults` | conditional writes whose answers are cut off; nodes that go |
 
 mod conformance;
 mod faults;
+mod guarded;
 mod pages;
 mod schema;
 
