@@ -395,14 +395,8 @@ impl Driver<'_> {
                 .await;
         }
         let Some(round) = job.round else {
-            return self
-                .go(
-                    job,
-                    JobState::Rewriting,
-                    "nothing is left to wait for",
-                    |_| {},
-                )
-                .await;
+            let why = "nothing is left to wait for";
+            return self.go(job, JobState::Rewriting, why, |_| {}).await;
         };
         let tasks = self
             .worker
