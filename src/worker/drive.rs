@@ -394,6 +394,11 @@ impl Driver<'_> {
                 })
                 .await;
         }
+        if let Some(request) = job.request.channel_move()
+            && self.is_called_off(job, request).await?
+        {
+            return Ok(());
+        }
         let Some(round) = job.round else {
             let why = "nothing is left to wait for";
             return self.go(job, JobState::Rewriting, why, |_| {}).await;

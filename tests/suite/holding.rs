@@ -11,7 +11,7 @@ use rekeyd::crypto::{
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, OrgId, RecordId, WorkspaceId};
 use rekeyd::job::{JobMessage, MoveFrom, MoveRequest, MoveTo};
-use rekeyd::kms::local::NewKey;
+use rekeyd::kms::local::{DenyRule, NewKey, Permission};
 use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::{ChannelName, ChannelView, ConsentRow};
 use rekeyd::scope::{Kind, Locus, Scope};
@@ -111,6 +111,21 @@ pub async fn consent(rig: &Rig, from: &ChannelName, to: &ChannelName) {
             entered_ms: now_ms,
         };
         rig.registry.consent_to_move(org, &consent).await.unwrap();
+    }
+}
+
+/// Refuses to open keys of one context under a CMK.
+pub fn deny(pairs: &[(&str, &str)], cmk: &CmkArn) -> DenyRule {
+    DenyRule {
+        id: "revoked".to_owned(),
+        cmks: vec![cmk.clone()],
+        permissions: vec![Permission::Decrypt],
+        context: pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect(),
+        callers: Vec::new(),
+        reason: "the customer said so".to_owned(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Moves that overlap with other jobs, that are refused, and that are called off.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rekeyd::clock::WriteTime;
@@ -10,13 +11,17 @@ use rekeyd::epoch::Epoch;
 use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, RecordId};
 use rekeyd::job::{JobMessage, JobRow, JobState, Mode, MoveRequest};
 use rekeyd::kms::local::NewKey;
-use rekeyd::registry::{CalledOff, ChannelName, ChannelView, CopyPhase, RegistryError, Route};
-use rekeyd::store::SliceKey;
+use rekeyd::registry::{
+    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route,
+};
+use rekeyd::store::{KeyRow, SliceKey, StoreResult};
 
 use crate::holding::{
-    Message, ask, cells, consent, hours, live, messages, name, request, second_org, seen, write,
+    Message, ask, cells, consent, deny, hours, live, messages, name, request, second_org, seen,
+    write,
 };
 use crate::rig::{PATIENCE, Rig, short_waits};
+use crate::watched::{StepIn, Watched};
 
 type Seen = BTreeMap<(Hour, RecordId), Message>;
 
@@ -404,45 +409,65 @@ async fn a_copy_is_called_off_without_loss_until_it_is_switched() {
     }
 }
 
-/// A rekey goes over a channel that a copy brings and that is called off under
-/// it; the worker goes on.
+/// Calls a copy off when the rekey makes its first key for the destination, and
+/// keeps the rekey waiting until all that it knows of the channel is old.
+struct CallsOff {
+    registry: Registry,
+    request: MoveRequest,
+    new: CmkArn,
+    done: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl StepIn for CallsOff {
+    async fn before_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
+        let body = KeyRowBody::decode(&key.row).unwrap();
+        let is_rekey = slice.group == self.request.to.channel.as_str() && body.cmk == self.new;
+        if is_rekey && !self.done.swap(true, Ordering::Relaxed) {
+            let answer = self.registry.call_off_copy(&self.request).await.unwrap();
+            assert_eq!(answer, CalledOff::Yes);
+            tokio::time::sleep(short_waits().row_age() + Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+}
+
+/// A rekey goes over a channel that a copy brings, and that is called off under
+/// it: neither the rekey nor its worker comes to harm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rekey_survives_a_destination_that_is_called_off() {
     let (rig, names) = filled().await;
     let from = &names[0];
+    // The first in order, so that the rekey comes to it first.
     let to = name(&rig, "w2", &channel("A-first"));
     let before = read(&rig, from).await;
-    let worker = rig.worker().await;
+    let hour = hours(&rig, &from.org, &from.channel).await[1];
+    let pairs = [
+        ("channel", from.channel.as_str()),
+        ("hour", &hour.to_string()),
+    ];
+    rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
     let a_move = request(from, &to);
+    let calls_off = CallsOff {
+        registry: rig.registry.clone(),
+        request: a_move.clone(),
+        new: rig.new.clone(),
+        done: AtomicBool::new(false),
+    };
+    let store = Watched::around(rig.store.clone(), calls_off);
+    let worker = rig.worker_on(store.clone()).await;
     let job = ask(&rig, &a_move).await;
-    rig.wait(job, "mirrored", |row| {
-        row.copy
-            .as_ref()
-            .is_some_and(|copy| copy.phase >= CopyPhase::Mirrored)
-            && row.state == JobState::Rewriting
-    })
-    .await;
+    rig.wait_state(job, JobState::Blocked).await;
     let rekeyed = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
-    rig.wait(rekeyed, "settling", |row| row.state == JobState::Settling)
-        .await;
-    let _ = rig.registry.call_off_copy(&a_move).await.unwrap();
+    // Though its slices wait for a key, the move notices.
+    rig.wait_state(job, JobState::Cancelled).await;
+    assert!(store.step_in().done.load(Ordering::Relaxed));
+    rig.ring.remove_deny("revoked").unwrap();
     let row = rig.wait_state(rekeyed, JobState::Drained).await;
     worker.stop().await;
     assert!(row.verdict.unwrap().contains("may be disabled"));
-    let state = rig
-        .book
-        .get(&rig.org, job)
-        .await
-        .unwrap()
-        .unwrap()
-        .row
-        .state;
-    let at = if state == JobState::Cancelled {
-        from
-    } else {
-        &to
-    };
-    check(&rig, at, &before, &rig.new).await;
+    rig.ring.disable(&rig.old).unwrap();
+    check(&rig, from, &before, &rig.new).await;
 }
 
 async fn dead_letter(rig: &Rig, reason: &str) {

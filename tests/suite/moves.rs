@@ -1,21 +1,23 @@
 //! A channel's move from the queue to its end, in place and by copy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rekeyd::clock::WriteTime;
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::ids::{ChannelId, Hour, RecordId};
 use rekeyd::job::{JobRow, JobState, LeaveBehind, MoveRequest};
-use rekeyd::kms::local::{DenyRule, Permission};
 use rekeyd::registry::{ChannelName, ChannelView, CopyPhase, Route};
 use rekeyd::scope::Scope;
-use rekeyd::store::{CellWrite, ControlTable};
+use rekeyd::store::{CellWrite, ControlTable, Partition, StoreResult};
+use tokio::sync::Mutex;
 
 use crate::holding::{
-    Message, Messages, ask, cells, consent, hours, live, messages, name, request, second_org, seen,
-    write,
+    Message, Messages, ask, cells, consent, deny, hours, live, messages, name, request, second_org,
+    seen, write,
 };
 use crate::rig::{Rig, short_waits};
+use crate::watched::{Event, StepIn, Watched};
 
 fn recipe(rig: &Rig) -> Recipe {
     Recipe {
@@ -313,18 +315,74 @@ async fn i14_late_writes_to_the_old_place_are_carried_over_and_deletes_stay() {
     assert!(row.effort.finds >= 2, "{:?}", row.effort);
 }
 
-fn deny(pairs: &[(&str, &str)], cmk: &rekeyd::ids::CmkArn) -> DenyRule {
-    DenyRule {
-        id: "revoked".to_owned(),
-        cmks: vec![cmk.clone()],
-        permissions: vec![Permission::Decrypt],
-        context: pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect(),
-        callers: Vec::new(),
-        reason: "the customer said so".to_owned(),
+/// A late write that comes between the sweep's read of a row and its purge.
+struct Latecomer {
+    rig: Arc<Rig>,
+    old: ChannelView,
+    came: Mutex<Option<(Hour, RecordId, Message)>>,
+}
+
+#[async_trait::async_trait]
+impl StepIn for Latecomer {
+    async fn before_delete(&self, partition: &Partition, record: &RecordId) -> StoreResult<()> {
+        let mut came = self.came.lock().await;
+        if came.is_none() {
+            let (hour, at) = (partition.hour, self.rig.clock.wall().0);
+            let message = Message {
+                text: b"between read and purge".to_vec(),
+                write_time: WriteTime(at),
+                expiry: None,
+            };
+            let (text, at) = (&message.text, message.write_time);
+            write(&self.rig, &self.old, hour, record, text, at, None).await;
+            *came = Some((hour, record.clone(), message));
+        }
+        Ok(())
     }
+}
+
+/// The source is purged at exactly the time that was read, after the destination
+/// has acknowledged what is there: a write that is later stays and is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i14_a_row_is_purged_at_exactly_the_time_it_was_read() {
+    let (rig, from) = filled().await;
+    let rig = Arc::new(rig);
+    let old = view(&rig, &from).await;
+    let mut before = seen(&messages(&rig, &old).await);
+    let to = name(&rig, "w2", &channel("moved"));
+    let request = request(&from, &to);
+    let latecomer = Latecomer {
+        rig: rig.clone(),
+        old: old.clone(),
+        came: Mutex::default(),
+    };
+    let store = Watched::around(rig.store.clone(), latecomer);
+    let worker = rig.worker_on(store.clone()).await;
+    let job = ask(&rig, &request).await;
+    let row = rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    let there = view(&rig, &to).await;
+    let mut written = BTreeMap::new();
+    let mut purged = 0;
+    for event in store.events() {
+        match event {
+            Event::WriteSent { writes, .. } => {
+                written.extend(writes.into_iter().map(|w| (w.record.clone(), w.write_time)));
+            }
+            Event::Deleted(partition, record, at) => {
+                assert_ne!(partition.place, there.channel_row.place);
+                assert_eq!(written[&record], at, "what was written there before");
+                purged += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(purged, before.len() + 1);
+    let came = store.step_in().came.lock().await.clone();
+    let (hour, record, message) = came.expect("a row is purged");
+    before.insert((hour, record), message);
+    check_moved(&rig, &request, &before, &old, &row).await;
+    assert_eq!(row.effort.finds, 1);
 }
 
 /// Cells that wait for a key hold the move in `mirrored`, until they open or an

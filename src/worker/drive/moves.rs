@@ -183,11 +183,15 @@ impl Driver<'_> {
 
     /// Whether an operator has called the copy off since the job was read. Then
     /// the job ends here.
-    async fn is_called_off(
+    pub(super) async fn is_called_off(
         &self,
         job: &JobRow,
         request: &MoveRequest,
     ) -> Result<bool, WorkerError> {
+        let may_be = phase(job).is_some_and(CopyPhase::may_be_cancelled);
+        if !may_be {
+            return Ok(false);
+        }
         if self
             .worker
             .shared
