@@ -40,7 +40,7 @@ pub enum RegistryError {
     },
     /// The CMK is not on the allow-list as a target.
     #[error("{0}")]
-    Refused(#[from] Refusal),
+    Refused(Box<Refusal>),
     /// The store has no timing row.
     #[error(
         "the store has no timing row: it was not set up, or its set-up was interrupted; `rekeyd init` (embedded) or `rekeyd schema apply` (ScyllaDB, Cassandra) makes it"
@@ -164,7 +164,7 @@ pub enum Refusal {
         /// The channel.
         channel: ChannelName,
         /// Where it is.
-        to: ChannelName,
+        to: Box<ChannelName>,
     },
     /// One of two organizations has not consented.
     #[error(
@@ -174,13 +174,20 @@ pub enum Refusal {
         /// The organization that has not.
         org: OrgId,
         /// From where.
-        from: ChannelName,
+        from: Box<ChannelName>,
         /// To where.
-        to: ChannelName,
+        to: Box<ChannelName>,
     },
     /// The counter of epochs has come to its end.
     #[error("epoch_exhausted: `{0}` has used up its epochs")]
     EpochExhausted(OrgId),
+}
+
+impl From<Refusal> for RegistryError {
+    fn from(refusal: Refusal) -> Self {
+        // Some name two channels in full; errors travel far.
+        RegistryError::Refused(Box::new(refusal))
+    }
 }
 
 impl RegistryError {

@@ -394,15 +394,14 @@ impl Driver<'_> {
                 })
                 .await;
         }
+        if let Some(request) = job.request.channel_move()
+            && self.is_called_off(job, request).await?
+        {
+            return Ok(());
+        }
         let Some(round) = job.round else {
-            return self
-                .go(
-                    job,
-                    JobState::Rewriting,
-                    "nothing is left to wait for",
-                    |_| {},
-                )
-                .await;
+            let why = "nothing is left to wait for";
+            return self.go(job, JobState::Rewriting, why, |_| {}).await;
         };
         let tasks = self
             .worker

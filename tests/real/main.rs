@@ -14,7 +14,7 @@
 //! | `nodes_die` | a rekey on three nodes, two of which are killed |
 //! | `network` | a rekey while the network to each server fails |
 //! | `roles` | a rewrap by a role that may not decrypt, and the verifier's role |
-//! | of `../suite`: `rekey`, `blocked`, `invariants`, `refusals` | the same jobs on these parts |
+//! | of `../suite`: `rekey`, `moves`, `blocked`, `invariants`, `refusals` | the same jobs on these parts |
 //! | of `../recovery`: `kill_points`, `random_kills` | the same deaths on these parts |
 //! | `store` | the store on Cassandra |
 
@@ -39,10 +39,15 @@ mod store;
 
 #[path = "../suite/blocked.rs"]
 mod blocked;
+#[allow(dead_code)]
+#[path = "../suite/holding.rs"]
+mod holding;
 #[path = "../suite/invariants.rs"]
 mod invariants;
 #[path = "../recovery/kill_points.rs"]
 mod kill_points;
+#[path = "../suite/moves.rs"]
+mod moves;
 #[path = "../recovery/process.rs"]
 mod process;
 #[path = "../recovery/random_kills.rs"]

@@ -15,7 +15,7 @@ use crate::site::{Site, Template};
 const AT_ONCE: usize = 6;
 
 /// Environment: runs only the scenarios whose point contains this.
-const ONLY: &str = "RECOVERY_ONLY";
+pub const ONLY: &str = "RECOVERY_ONLY";
 /// Environment: dies at every point, also where a few are enough by default.
 const ALL: &str = "RECOVERY_ALL";
 
@@ -149,7 +149,7 @@ async fn run(site: Site, scenario: Scenario) {
 
 /// Waits until a worker has killed itself. If the job comes to its end first,
 /// the point was never reached.
-async fn dies(rig: &Rig, worker: &mut Process, job: rekeyd::ids::JobId, point: &str) {
+pub async fn dies(rig: &Rig, worker: &mut Process, job: rekeyd::ids::JobId, point: &str) {
     let ended = tokio::time::timeout(PATIENCE, async {
         loop {
             tokio::select! {

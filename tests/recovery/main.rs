@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `kill_points` | a death before and after every durable step |
+//! | `move_kill_points` | the same for a channel's move |
 //! | `random_kills` | deaths at any instant, and zombies |
 //! | `site` | a store with traffic on it, and what must be true at the end |
 //! | `process` | a worker process |
@@ -13,7 +14,11 @@
 #[path = "../suite/backend.rs"]
 #[allow(dead_code)]
 mod backend;
+#[path = "../suite/holding.rs"]
+#[allow(dead_code)]
+mod holding;
 mod kill_points;
+mod move_kill_points;
 mod process;
 mod random_kills;
 #[path = "../suite/rig.rs"]

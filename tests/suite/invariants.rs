@@ -1,6 +1,6 @@
 //! The invariants that no other file of this suite is named after, each with a
 //! job that runs whole. I9 is tested beside its code, in `pipeline/reencrypt`;
-//! I14 is about moves, which there are none of yet.
+//! I14 is about moves and tested in `moves`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -6,7 +6,10 @@
 //! | `backend` | the parts that a rig stands on: the embedded ones |
 //! | `blocked` | what cannot be rewritten is parked or left, never hidden |
 //! | `doctor` | each CMK is tried, and what is wrong with it is named |
+//! | `holding` | what a channel holds, read by hand |
 //! | `invariants` | those that no test of another file is named after |
+//! | `move_overlaps` | moves that overlap with other jobs, are refused or called off |
+//! | `moves` | a channel's move from the queue to its end |
 //! | `overlaps` | jobs that overlap, repeat, turn back or are cancelled |
 //! | `policies` | what workers call is what the printed policies allow |
 //! | `refusals` | what may not be done, and that nothing is done |
@@ -20,7 +23,10 @@ mod architecture;
 mod backend;
 mod blocked;
 mod doctor;
+mod holding;
 mod invariants;
+mod move_overlaps;
+mod moves;
 mod overlaps;
 mod policies;
 mod refusals;

@@ -22,6 +22,11 @@ pub trait StepIn: Send + Sync {
         Ok(())
     }
 
+    /// Before a row is deleted.
+    async fn before_delete(&self, _: &Partition, _: &RecordId) -> StoreResult<()> {
+        Ok(())
+    }
+
     /// Before a wrap is added.
     async fn before_key(&self, _: &SliceKey, _: &KeyRow) -> StoreResult<()> {
         Ok(())
@@ -45,6 +50,8 @@ pub enum Event {
     },
     /// A write was acknowledged.
     WriteDone(Partition),
+    /// A row was deleted as of this time.
+    Deleted(Partition, RecordId, WriteTime),
     /// A wrap was acknowledged.
     KeyDone(KeyRow),
     /// A control row was changed, or was to be.
@@ -69,6 +76,10 @@ impl<S: StepIn + 'static> Watched<S> {
             events: Mutex::default(),
             read_at: Mutex::default(),
         })
+    }
+
+    pub fn step_in(&self) -> &S {
+        &self.step_in
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -141,7 +152,10 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         record: &RecordId,
         at: WriteTime,
     ) -> StoreResult<()> {
-        self.inner.delete_row(partition, record, at).await
+        self.step_in.before_delete(partition, record).await?;
+        self.inner.delete_row(partition, record, at).await?;
+        self.note(Event::Deleted(partition.clone(), record.clone(), at));
+        Ok(())
     }
 
     async fn delete_cell(

@@ -97,9 +97,11 @@ impl Driver<'_> {
             .release_destination(request)
             .await?;
         killpoint::reach("move_after_release");
-        let until = self.drain_end();
+        // Swept at once, and again after the wait: a delete goes to the
+        // destination only from here on, so what it deletes has to leave the
+        // source before the store may forget the delete.
         self.go(job, JobState::Draining, &why, |row| {
-            row.drain_until_ms = Some(until.unix_ms());
+            row.drain_until_ms = None
         })
         .await
     }
@@ -119,6 +121,12 @@ impl Driver<'_> {
             return self
                 .step(job, request, CopyPhase::Mirrored, &Sum::default())
                 .await;
+        }
+        if phase >= CopyPhase::Moved {
+            // An operator's retry leads here, whatever waited. There is nothing
+            // to copy any more, only to sweep.
+            let why = format!("phase {phase} is waited for again");
+            return self.go(job, JobState::Settling, &why, |_| {}).await;
         }
         let round = self.round(job, Pass::Copy).await?;
         let Some(tasks) = self.tasks(job, &round).await? else {
@@ -175,11 +183,15 @@ impl Driver<'_> {
 
     /// Whether an operator has called the copy off since the job was read. Then
     /// the job ends here.
-    async fn is_called_off(
+    pub(super) async fn is_called_off(
         &self,
         job: &JobRow,
         request: &MoveRequest,
     ) -> Result<bool, WorkerError> {
+        let may_be = phase(job).is_some_and(CopyPhase::may_be_cancelled);
+        if !may_be {
+            return Ok(false);
+        }
         if self
             .worker
             .shared
@@ -259,8 +271,8 @@ impl Driver<'_> {
         self.end(job, &verdict, &sum, 0).await
     }
 
-    /// `draining` of a copy: after L the old place is swept until a sweep finds
-    /// nothing in it but what cannot be opened.
+    /// `draining` of a copy: the old place is swept at once, and after L until a
+    /// sweep finds nothing in it but what cannot be opened.
     pub(super) async fn drain_copy(
         &self,
         job: &JobRow,
@@ -279,15 +291,18 @@ impl Driver<'_> {
             return self.block(job, &sum).await;
         }
         let counts = &sum.counts;
-        if counts.rewritten + counts.current + counts.changed > 0 {
+        let is_first = job.drain_until_ms.is_none();
+        if is_first || counts.rewritten + counts.current + counts.changed > 0 {
             // Late writes were carried over: more may come as late, so they are
             // waited for as long again. Rows that were only purged are looked
             // for once more.
-            let until = (sum.effort.finds > 0).then(|| self.drain_end());
+            let waits = is_first || sum.effort.finds > 0;
+            let until = waits.then(|| self.drain_end());
             return Ok(self
                 .hold
                 .save(|row| {
                     row.rewriting.add(&sum.counts);
+                    row.blocked_slices = 0;
                     sum.fold_into(row);
                     if let Some(until) = until {
                         row.drain_until_ms = Some(until.unix_ms());
