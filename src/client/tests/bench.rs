@@ -28,12 +28,15 @@ use crate::store::{
 pub type Hook = Box<dyn FnOnce() -> futures::future::BoxFuture<'static, StoreResult<()>> + Send>;
 
 /// Something happens at one of the next writes or deletes.
+#[derive(Default)]
 pub struct AtRequest {
     /// Requests to let pass first.
     pub skip: u32,
-    /// Before the store has it, or after it has answered.
-    pub before: bool,
-    pub hook: Hook,
+    /// Before the store has it.
+    pub before: Option<Hook>,
+    /// After the store has answered. What advances a client's clock by more than
+    /// a request may take belongs here: the answer is there when it looks.
+    pub after: Option<Hook>,
 }
 
 #[derive(Default)]
@@ -71,11 +74,9 @@ impl Taps {
                 at.skip -= 1;
                 (None, None)
             }
-            Some(_) => match armed.take() {
-                Some(at) if at.before => (Some(at.hook), None),
-                Some(at) => (None, Some(at.hook)),
-                None => (None, None),
-            },
+            Some(_) => armed
+                .take()
+                .map_or((None, None), |at| (at.before, at.after)),
             None => (None, None),
         }
     }

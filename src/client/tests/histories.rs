@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::bench::{AtRequest, Bench, hour, org, other_org, why};
+use super::bench::{AtRequest, Bench, Hook, hour, org, other_org, why};
 use super::mover::{Grabbed, Mover, channel_id, settle};
 use crate::client::{
     Channel, Client, ClientError, EditLifetime, ErrorKind, InProcessKeys, Lifetime, PageLimit,
@@ -234,11 +234,19 @@ impl World {
                 meanwhile,
             } => {
                 let world = self.clone();
-                let hook = move || {
+                let stop: Hook = Box::new(move || {
                     async move {
                         *lock(&world.stopped) = Some((client, Duration::ZERO));
                         world.say(&format!("client {client} stops"));
                         world.clone().run(meanwhile).await;
+                        Ok(())
+                    }
+                    .boxed()
+                });
+                let world = self.clone();
+                // In one go with the answer, which is there when it looks.
+                let wake: Hook = Box::new(move || {
+                    async move {
                         world.go_on();
                         if lost {
                             return Err(StoreError::new(StoreErrorClass::Transient, "lost"));
@@ -246,11 +254,24 @@ impl World {
                         Ok(())
                     }
                     .boxed()
-                };
-                *lock(&self.bench.taps.at_request) = Some(AtRequest {
-                    skip,
-                    before,
-                    hook: Box::new(hook),
+                });
+                *lock(&self.bench.taps.at_request) = Some(match before {
+                    true => AtRequest {
+                        skip,
+                        before: Some(stop),
+                        after: Some(wake),
+                    },
+                    false => AtRequest {
+                        skip,
+                        before: None,
+                        after: Some(Box::new(|| {
+                            async move {
+                                stop().await?;
+                                wake().await
+                            }
+                            .boxed()
+                        })),
+                    },
                 });
                 self.change(client, record, change, true).await;
                 *lock(&self.bench.taps.at_request) = None;

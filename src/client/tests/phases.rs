@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::bench::{AtRequest, Bench, Hook, channel_of, hour, record, s, why};
+use super::bench::{AtRequest, Bench, channel_of, hour, record, s, why};
 use super::mover::{Mover, settle};
 use crate::client::{Channel, EditLifetime, Lifetime, PageLimit, ReasonCode};
 use crate::clock::{Clock, FakeClock};
@@ -21,7 +21,13 @@ const HOUR: u64 = 0;
 async fn write(channel: &Channel, name: &str, text: &str) -> crate::client::Written {
     let lifetime = Lifetime::Lasting;
     channel
-        .write(hour(HOUR), &record(name), text.as_bytes(), lifetime, &why(WRITE))
+        .write(
+            hour(HOUR),
+            &record(name),
+            text.as_bytes(),
+            lifetime,
+            &why(WRITE),
+        )
         .await
         .unwrap()
 }
@@ -40,12 +46,17 @@ async fn list(channel: &Channel) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let page = channel.list(hour(HOUR), after.as_ref(), limit, &why(READ)).await;
+        let page = channel
+            .list(hour(HOUR), after.as_ref(), limit, &why(READ))
+            .await;
         let page = page.unwrap();
         for (record, message) in page.messages {
             let text = message.unwrap().text().to_vec();
             let name = record.as_bytes().to_vec();
-            all.push((String::from_utf8(name).unwrap(), String::from_utf8(text).unwrap()));
+            all.push((
+                String::from_utf8(name).unwrap(),
+                String::from_utf8(text).unwrap(),
+            ));
         }
         match page.next {
             Some(next) => after = Some(next),
@@ -57,7 +68,10 @@ async fn list(channel: &Channel) -> Vec<(String, String)> {
 /// What both ends of a copy hold of a record: destination, source.
 async fn ends(bench: &Bench, mover: &Mover, name: &str) -> [Option<StoredCell>; 2] {
     let (source, destination) = mover.ends();
-    let (from, to) = (source.partition(hour(HOUR)), destination.partition(hour(HOUR)));
+    let (from, to) = (
+        source.partition(hour(HOUR)),
+        destination.partition(hour(HOUR)),
+    );
     [
         bench.store.read_cell(&to, &record(name)).await.unwrap(),
         bench.store.read_cell(&from, &record(name)).await.unwrap(),
@@ -129,7 +143,11 @@ async fn i14_neighbouring_phases_see_each_others_writes_edits_and_deletes_at_onc
             assert_eq!(read(&old, "kept").await.as_deref(), Some("before"));
             step(&bench, &mover, now).await;
 
-            let (a, b) = if late_acts_first { (&old, &new) } else { (&new, &old) };
+            let (a, b) = if late_acts_first {
+                (&old, &new)
+            } else {
+                (&new, &old)
+            };
             let until = Lifetime::Until(bench.now_s() + 20);
             a.write(hour(HOUR), &record("vanishes"), b"v", until, &why(WRITE))
                 .await
@@ -147,9 +165,17 @@ async fn i14_neighbouring_phases_see_each_others_writes_edits_and_deletes_at_onc
                 }
             };
             edit(b, "by b").await;
-            assert_eq!(read(a, "edited").await.as_deref(), Some("by b"), "{context}");
+            assert_eq!(
+                read(a, "edited").await.as_deref(),
+                Some("by b"),
+                "{context}"
+            );
             edit(a, "by a").await;
-            assert_eq!(read(b, "edited").await.as_deref(), Some("by a"), "{context}");
+            assert_eq!(
+                read(b, "edited").await.as_deref(),
+                Some("by a"),
+                "{context}"
+            );
             a.delete(hour(HOUR), &record("deleted")).await.unwrap();
             assert_eq!(read(b, "deleted").await, None, "{context}");
             write(a, "both", "x").await;
@@ -208,8 +234,11 @@ async fn i14_a_client_that_dies_between_the_two_places_loses_nothing() {
         settled_in(&bench, &mover, Some(phase)).await;
         *bench.taps.at_request.lock().unwrap() = Some(die());
         let (r, lasting) = (record("m"), Lifetime::Lasting);
-        let died = bench.c1().write(hour(HOUR), &r, b"new", lasting, &why(WRITE));
-        let at = died.await.unwrap_err().perhaps_written.unwrap();
+        let died = bench
+            .c1()
+            .write(hour(HOUR), &r, b"new", lasting, &why(WRITE))
+            .await;
+        let at = died.unwrap_err().perhaps_written.unwrap();
         let [destination, source] = times(&ends(&bench, &mover, "m").await);
         assert_eq!(destination, Some(at.0), "{phase}: the destination is first");
         assert!(source.unwrap() < at.0);
@@ -221,7 +250,11 @@ async fn i14_a_client_that_dies_between_the_two_places_loses_nothing() {
 
 #[tokio::test]
 async fn i14_a_delete_that_died_between_the_two_places_never_comes_back_half() {
-    for phase in [CopyPhase::Announced, CopyPhase::Mirrored, CopyPhase::Switched] {
+    for phase in [
+        CopyPhase::Announced,
+        CopyPhase::Mirrored,
+        CopyPhase::Switched,
+    ] {
         for again in [true, false] {
             let bench = Bench::new().await;
             write(&bench.c1(), "m", "old").await;
@@ -291,20 +324,17 @@ async fn i14_a_late_write_is_repeated_where_the_new_phase_writes() {
     let mover = Arc::new(Mover::of_c1(&bench).await);
     settled_in(&bench, &mover, Some(CopyPhase::Announced)).await;
     bench.age_view().await;
+    let (its, clock) = (mover.clone(), bench.clock.clone());
     *bench.taps.at_request.lock().unwrap() = Some(AtRequest {
-        skip: 0,
-        before: false,
-        hook: {
-            let (mover, clock) = (mover.clone(), bench.clock.clone());
-            Box::new(move || {
-                async move {
-                    mover.advance(CopyPhase::Mirrored).await;
-                    clock.advance(s(5));
-                    Ok(())
-                }
-                .boxed()
-            })
-        },
+        after: Some(Box::new(move || {
+            async move {
+                its.advance(CopyPhase::Mirrored).await;
+                clock.advance(s(5));
+                Ok(())
+            }
+            .boxed()
+        })),
+        ..AtRequest::default()
     });
     let written = write(&bench.c1(), "m", "x").await;
     let both = times(&ends(&bench, &mover, "m").await);
@@ -332,22 +362,41 @@ impl Sleeper {
         }
     }
 
-    /// Does `meanwhile` at its next request.
-    fn stop(&self, bench: &Arc<Bench>, before: bool, meanwhile: impl Meanwhile) {
-        let (bench_, clock, slept) = (bench.clone(), self.clock.clone(), self.slept);
-        let hook: Hook = Box::new(move || {
-            async move {
-                meanwhile.run(bench_.clone()).await;
-                clock.advance(bench_.clock.boot().0 - slept);
-                Ok(())
-            }
-            .boxed()
-        });
-        *bench.taps.at_request.lock().unwrap() = Some(AtRequest {
-            skip: 0,
-            before,
-            hook,
-        });
+    /// Does `meanwhile` at one of its next requests, before the store has it or
+    /// after. Then it looks at its clock again.
+    fn stop(&self, bench: &Arc<Bench>, skip: u32, before: bool, meanwhile: impl Meanwhile) {
+        let (world, clock, slept) = (bench.clone(), self.clock.clone(), self.slept);
+        let awake = move || clock.advance(world.clock.boot().0 - slept);
+        let world = bench.clone();
+        let at = match before {
+            true => AtRequest {
+                skip,
+                before: Some(Box::new(move || {
+                    async move {
+                        meanwhile.run(world).await;
+                        Ok(())
+                    }
+                    .boxed()
+                })),
+                after: Some(Box::new(move || {
+                    awake();
+                    async move { Ok(()) }.boxed()
+                })),
+            },
+            false => AtRequest {
+                skip,
+                before: None,
+                after: Some(Box::new(move || {
+                    async move {
+                        meanwhile.run(world).await;
+                        awake();
+                        Ok(())
+                    }
+                    .boxed()
+                })),
+            },
+        };
+        *bench.taps.at_request.lock().unwrap() = Some(at);
     }
 }
 
@@ -374,16 +423,24 @@ async fn i14_a_late_write_that_was_deleted_meanwhile_is_not_brought_back() {
         let sleeper = Sleeper::new(&bench).await;
         let mover = Arc::new(Mover::of_c1(&bench).await);
         let its = mover.clone();
-        sleeper.stop(&bench, false, move |bench: Arc<Bench>| async move {
+        sleeper.stop(&bench, 0, false, move |bench: Arc<Bench>| async move {
             bench.clock.advance(s(1));
             bench.c1().delete(hour(HOUR), &record("m")).await.unwrap();
             bench.clock.advance(s(1));
             its.up_to(&bench, phase, &[hour(HOUR)]).await;
         });
         write(&sleeper.channel, "m", "x").await;
-        assert_eq!(times(&ends(&bench, &mover, "m").await), [None; 2], "{phase}");
+        assert_eq!(
+            times(&ends(&bench, &mover, "m").await),
+            [None; 2],
+            "{phase}"
+        );
         assert_eq!(read(&sleeper.channel, "m").await, None);
-        assert_eq!(bench.counts().writes, 1, "{phase}: it looks before it repeats");
+        assert_eq!(
+            bench.counts().writes,
+            1,
+            "{phase}: it looks before it repeats"
+        );
     }
 }
 
@@ -398,15 +455,21 @@ async fn i14_a_write_that_reached_the_source_late_is_read_when_it_is_acknowledge
         let sleeper = Sleeper::new(&bench).await;
         let mover = Arc::new(Mover::of_c1(&bench).await);
         let its = mover.clone();
-        sleeper.stop(&bench, true, move |bench: Arc<Bench>| async move {
+        sleeper.stop(&bench, 0, true, move |bench: Arc<Bench>| async move {
             its.up_to(&bench, phase, &[hour(HOUR)]).await;
         });
         let written = write(&sleeper.channel, "m", "new").await;
-        assert_eq!(read(&another(&bench).await, "m").await.as_deref(), Some("new"));
+        assert_eq!(
+            read(&another(&bench).await, "m").await.as_deref(),
+            Some("new")
+        );
         let [destination, _] = times(&ends(&bench, &mover, "m").await);
         assert_eq!(destination, Some(written.write_time.0), "{phase}");
         to_the_end(&bench, &mover, phase).await;
-        assert_eq!(read(&another(&bench).await, "m").await.as_deref(), Some("new"));
+        assert_eq!(
+            read(&another(&bench).await, "m").await.as_deref(),
+            Some("new")
+        );
     }
 }
 
@@ -421,15 +484,12 @@ async fn a_place_that_was_given_up_is_no_witness() {
     let second = Arc::new(Mover::of_c1(&bench).await);
     let (given_up, its) = (first.clone(), second.clone());
     // At the answer of the source, the second of the two.
-    sleeper.stop(&bench, false, move |bench: Arc<Bench>| async move {
+    sleeper.stop(&bench, 1, false, move |bench: Arc<Bench>| async move {
         given_up.call_off().await;
         bench.clock.advance(settle());
         bench.c1().delete(hour(HOUR), &record("m")).await.unwrap();
         its.up_to(&bench, CopyPhase::Switched, &[hour(HOUR)]).await;
     });
-    if let Some(at) = bench.taps.at_request.lock().unwrap().as_mut() {
-        at.skip = 1;
-    }
     write(&sleeper.channel, "m", "x").await;
     assert!(times(&ends(&bench, &first, "m").await)[0].is_some());
     assert_eq!(times(&ends(&bench, &second, "m").await), [None; 2]);
@@ -441,7 +501,7 @@ async fn a_place_that_was_given_up_is_no_witness() {
 async fn a_write_that_slept_through_two_copies_is_not_repeated() {
     let bench = Arc::new(Bench::new().await);
     let sleeper = Sleeper::new(&bench).await;
-    sleeper.stop(&bench, true, move |bench: Arc<Bench>| async move {
+    sleeper.stop(&bench, 0, true, move |bench: Arc<Bench>| async move {
         let (org, hours) = (super::bench::org(), [hour(HOUR)]);
         let first = Mover::of_c1(&bench).await;
         first.up_to(&bench, CopyPhase::Moved, &hours).await;
@@ -485,7 +545,8 @@ async fn a_write_time_is_of_the_route_that_is_written_by() {
     let slept = sleeper.slept;
     *bench.taps.in_kms.lock().unwrap() = Some(Box::new(move || {
         async move {
-            its.up_to(&meanwhile, CopyPhase::Mirrored, &[hour(HOUR)]).await;
+            its.up_to(&meanwhile, CopyPhase::Mirrored, &[hour(HOUR)])
+                .await;
             clock.advance(meanwhile.clock.boot().0 - slept);
             Ok(())
         }
@@ -501,8 +562,7 @@ async fn a_write_time_is_of_the_route_that_is_written_by() {
 fn die() -> AtRequest {
     let dead = || StoreError::new(StoreErrorClass::Transient, "the process is gone");
     AtRequest {
-        skip: 0,
-        before: false,
-        hook: Box::new(move || async move { Err(dead()) }.boxed()),
+        after: Some(Box::new(move || async move { Err(dead()) }.boxed())),
+        ..AtRequest::default()
     }
 }
