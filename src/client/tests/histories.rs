@@ -238,6 +238,7 @@ impl World {
                     async move {
                         *lock(&world.stopped) = Some((client, Duration::ZERO));
                         world.say(&format!("client {client} stops"));
+                        world.pass(TICK);
                         world.clone().run(meanwhile).await;
                         Ok(())
                     }

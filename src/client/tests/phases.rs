@@ -473,6 +473,160 @@ async fn i14_a_write_that_reached_the_source_late_is_read_when_it_is_acknowledge
     }
 }
 
+/// Its route ran out between the two places, and the source has been left and
+/// swept: nothing is written there any more.
+#[tokio::test]
+async fn i14_no_place_is_written_by_a_route_that_has_run_out() {
+    let bench = Arc::new(Bench::new().await);
+    let mover = Arc::new(Mover::of_c1(&bench).await);
+    settled_in(&bench, &mover, Some(CopyPhase::Mirrored)).await;
+    let sleeper = Sleeper::new(&bench).await;
+    let its = mover.clone();
+    sleeper.stop(&bench, 0, false, move |bench: Arc<Bench>| async move {
+        to_the_end(&bench, &its, CopyPhase::Mirrored).await;
+    });
+    let written = write(&sleeper.channel, "m", "x").await;
+    let both = times(&ends(&bench, &mover, "m").await);
+    assert_eq!(both, [Some(written.write_time.0), None]);
+    // The same for a delete.
+    let bench = Arc::new(Bench::new().await);
+    let mover = Arc::new(Mover::of_c1(&bench).await);
+    settled_in(&bench, &mover, Some(CopyPhase::Mirrored)).await;
+    let sleeper = Sleeper::new(&bench).await;
+    let its = mover.clone();
+    sleeper.stop(&bench, 0, false, move |bench: Arc<Bench>| async move {
+        to_the_end(&bench, &its, CopyPhase::Mirrored).await;
+    });
+    sleeper
+        .channel
+        .delete(hour(HOUR), &record("m"))
+        .await
+        .unwrap();
+    // Once by each route, and only where the new one deletes.
+    assert_eq!(bench.counts().deletes, 2);
+}
+
+/// A vanishing message that is written by `announced` over a text that somebody
+/// has written by `mirrored`. It is gone before the worker has copied anything.
+#[tokio::test]
+async fn i14_a_message_that_vanished_from_the_source_leaves_no_older_text_behind() {
+    for edits in [true, false] {
+        let bench = Bench::new().await;
+        let mover = Mover::of_c1(&bench).await;
+        settled_in(&bench, &mover, Some(CopyPhase::Announced)).await;
+        let (late, new) = (another(&bench).await, another(&bench).await);
+        assert_eq!(read(&late, "m").await, None);
+        mover.advance(CopyPhase::Mirrored).await;
+        write(&new, "m", "older").await;
+        bench.clock.advance(s(1));
+        let until = Lifetime::Until(bench.now_s() + 20);
+        let r = record("m");
+        match edits {
+            true => {
+                let lifetime = EditLifetime::Set(until);
+                late.edit(hour(HOUR), &r, b"v", lifetime, &why(EDIT)).await
+            }
+            false => late.write(hour(HOUR), &r, b"v", until, &why(WRITE)).await,
+        }
+        .unwrap();
+        assert_eq!(read(&new, "m").await.as_deref(), Some("v"));
+        bench.clock.advance(s(40));
+        assert_eq!(read(&new, "m").await, None);
+        to_the_end(&bench, &mover, CopyPhase::Mirrored).await;
+        assert_eq!(read(&new, "m").await, None);
+    }
+    // One that lasts longer is copied over what it has shaded.
+    let bench = Bench::new().await;
+    let mover = Mover::of_c1(&bench).await;
+    settled_in(&bench, &mover, Some(CopyPhase::Announced)).await;
+    let until = Lifetime::Until(bench.now_s() + 10_000);
+    bench
+        .c1()
+        .write(hour(HOUR), &record("m"), b"v", until, &why(WRITE))
+        .await
+        .unwrap();
+    to_the_end(&bench, &mover, CopyPhase::Announced).await;
+    assert_eq!(read(&bench.c1(), "m").await.as_deref(), Some("v"));
+}
+
+/// It reached the source late and has vanished since. The older text that was
+/// copied before it came is not shown again.
+#[tokio::test]
+async fn i14_a_late_message_that_has_vanished_leaves_no_older_text_behind() {
+    for before in [true, false] {
+        let bench = Arc::new(Bench::new().await);
+        write(&bench.c1(), "m", "older").await;
+        bench.clock.advance(s(1));
+        let sleeper = Sleeper::new(&bench).await;
+        let mover = Arc::new(Mover::of_c1(&bench).await);
+        let its = mover.clone();
+        sleeper.stop(&bench, 0, before, move |bench: Arc<Bench>| async move {
+            its.up_to(&bench, CopyPhase::Moved, &[hour(HOUR)]).await;
+        });
+        let until = Lifetime::Until(bench.now_s() + 20);
+        sleeper
+            .channel
+            .write(hour(HOUR), &record("m"), b"v", until, &why(WRITE))
+            .await
+            .unwrap();
+        assert_eq!(read(&another(&bench).await, "m").await, None);
+        to_the_end(&bench, &mover, CopyPhase::Moved).await;
+        assert_eq!(read(&another(&bench).await, "m").await, None);
+    }
+}
+
+/// A write that comes to the source between the sweep's look and its purge is
+/// above the purge, and the next sweep finds it.
+#[tokio::test]
+async fn i14_a_purge_at_the_write_time_spares_the_next_microsecond() {
+    let bench = Bench::new().await;
+    let written = write(&bench.c1(), "m", "x").await;
+    let mover = Mover::of_c1(&bench).await;
+    settled_in(&bench, &mover, Some(CopyPhase::Moved)).await;
+    let grabbed = mover.grab(hour(HOUR), &record("m")).await.unwrap();
+    let [_, source] = ends(&bench, &mover, "m").await;
+    let late = crate::store::CellWrite {
+        record: record("m"),
+        cell: source.unwrap().cell.into(),
+        write_time: crate::clock::WriteTime(written.write_time.0 + 1),
+        ttl_s: 0,
+    };
+    let from = mover.ends().0.partition(hour(HOUR));
+    bench.store.write_cells(&from, &[late]).await.unwrap();
+    mover.carry(&grabbed).await;
+    mover.purge(&grabbed).await;
+    let expected = written.write_time.0 + 1;
+    let both = times(&ends(&bench, &mover, "m").await);
+    assert_eq!(both, [Some(written.write_time.0), Some(expected)]);
+    mover.sweep(hour(HOUR)).await;
+    let both = times(&ends(&bench, &mover, "m").await);
+    assert_eq!(both, [Some(expected), None]);
+}
+
+/// Copied on before the first copy is closed, and deleted between the two. The
+/// source of the first still has the message; its sweep goes to the place that
+/// knows of the delete, not straight to the one where the channel is now.
+#[tokio::test]
+async fn i14_what_was_deleted_between_two_copies_is_not_brought_back_by_the_sweep() {
+    let bench = Bench::new().await;
+    let (org, hours) = (super::bench::org(), [hour(HOUR)]);
+    write(&bench.c1(), "m", "x").await;
+    write(&bench.c1(), "kept", "x").await;
+    let first = Mover::of_c1(&bench).await;
+    first.up_to(&bench, CopyPhase::Moved, &hours).await;
+    bench.clock.advance(settle());
+    first.release().await;
+    bench.c1().delete(hour(HOUR), &record("m")).await.unwrap();
+    let second = Mover::new(&bench, (&org, "w2", "c9"), (&org, "w2", "c10")).await;
+    second.up_to(&bench, CopyPhase::Moved, &hours).await;
+    bench.clock.advance(settle());
+    first.sweep(hour(HOUR)).await;
+    assert_eq!(read(&bench.c1(), "m").await, None);
+    assert_eq!(read(&bench.c1(), "kept").await.as_deref(), Some("x"));
+    to_the_end(&bench, &second, CopyPhase::Moved).await;
+    assert_eq!(list(&bench.c1()).await.len(), 1);
+}
+
 /// The place of a copy that was called off shows the write for ever. It is no
 /// witness: the message was deleted since, in the source.
 #[tokio::test]
