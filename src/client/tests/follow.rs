@@ -61,9 +61,9 @@ async fn within_its_organization_a_channel_is_followed_and_its_new_name_waits_fo
         );
         assert_eq!(error.perhaps_written, None);
         match &error.kind {
-            ErrorKind::Moving { job, from, .. } => {
-                assert_eq!(*job, mover.request.job_id);
-                assert_eq!(**from, (org(), channel_id("c1")));
+            ErrorKind::Moving(moving) => {
+                assert_eq!(moving.job, mover.request.job_id);
+                assert_eq!(moving.from, (org(), channel_id("c1")));
             }
             other => panic!("{other:?}"),
         }
