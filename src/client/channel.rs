@@ -146,32 +146,43 @@ impl Channel {
     /// `unavailable`, `stale`, `not_found`, `moving`, `moved_to`. If the error says `perhaps_written`,
     /// the message may be gone all the same; deleting twice does no harm.
     pub async fn delete(&self, hour: Hour, record: &RecordId) -> Result<Written, ClientError> {
-        let mut places = self.places().await?;
+        let places = self.places().await?;
         let at = self.next_time(&places, hour, record);
-        let unsure = |kind| ClientError::after_sending(kind, at);
+        self.delete_everywhere(places, hour, record, at)
+            .await
+            .map_err(|kind| ClientError::after_sending(kind, at))?;
+        Ok(Written {
+            write_time: at,
+            expires_at_s: None,
+        })
+    }
+
+    /// Deletes what is not newer than `at` from every place of a route, and of
+    /// the routes that follow it until one holds. It needs no look at what stands
+    /// there: what is older is to go, wherever it is, and nothing newer goes.
+    pub(super) async fn delete_everywhere(
+        &self,
+        mut places: Arc<Places>,
+        hour: Hour,
+        record: &RecordId,
+        at: WriteTime,
+    ) -> Result<(), ErrorKind> {
         'rounds: for _ in 0..ROUNDS {
             for (n, view) in places.delete.iter().enumerate() {
                 if n > 0 && self.shared.views.ran_out(&places) {
-                    places = self.places_to_finish().await.map_err(unsure)?;
+                    places = self.places_to_finish().await?;
                     continue 'rounds;
                 }
                 let from = view.partition(hour);
                 let sent = self.shared.store.delete_row(&from, record, at);
-                self.in_time(sent).await.map_err(unsure)?;
+                self.in_time(sent).await?;
             }
-            // It needs no look at what stands there now: what is older than the
-            // delete is to go, wherever it is, and it takes nothing newer.
-            match self.overtaken(&places).await.map_err(unsure)? {
-                None => {
-                    return Ok(Written {
-                        write_time: at,
-                        expires_at_s: None,
-                    });
-                }
+            match self.overtaken(&places).await? {
+                None => return Ok(()),
                 Some(newer) => places = newer,
             }
         }
-        Err(unsure(ErrorKind::Stale))
+        Err(ErrorKind::Stale)
     }
 
     /// One page of an hour, by ascending record id, from just after `after`.

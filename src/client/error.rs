@@ -1,6 +1,8 @@
 //! What can go wrong, by class and by a stable code. No error carries a byte of
 //! a message or of a key.
 
+use std::fmt;
+
 use crate::clock::WriteTime;
 use crate::crypto::CellError;
 use crate::ids::{ChannelId, CmkArn, JobId, OrgId};
@@ -28,6 +30,34 @@ pub enum ErrorClass {
     Invalid,
     /// The process or the store is not set up right: stop and mend it.
     Fatal,
+}
+
+/// A name that a channel is being copied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moving {
+    /// The organization of the name asked for.
+    pub org: OrgId,
+    /// The name asked for.
+    pub channel: ChannelId,
+    /// The job that copies.
+    pub job: JobId,
+    /// The channel that is copied, which works under this name.
+    pub from: (OrgId, ChannelId),
+}
+
+impl fmt::Display for Moving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Moving {
+            org,
+            channel,
+            job,
+            from: (from_org, from_channel),
+        } = self;
+        write!(
+            f,
+            "channel `{from_channel}` of `{from_org}` is being moved to `{channel}` of `{org}` by job {job} and is still used under its old name"
+        )
+    }
 }
 
 /// What went wrong.
@@ -83,19 +113,8 @@ pub enum ErrorKind {
     NotFound(String),
     /// A channel is being copied to this name, which cannot be used before that
     /// has come far enough. The channel works under its old name.
-    #[error(
-        "channel `{}` of `{}` is being moved to `{channel}` of `{org}` by job {job} and is still used under its old name", from.1, from.0
-    )]
-    Moving {
-        /// The organization of the name asked for.
-        org: OrgId,
-        /// The name asked for.
-        channel: ChannelId,
-        /// The job that copies.
-        job: JobId,
-        /// The channel that is copied.
-        from: Box<(OrgId, ChannelId)>,
-    },
+    #[error("{0}")]
+    Moving(Box<Moving>),
     /// The channel has gone to another organization. The client does not follow
     /// it there by itself: whoever may read in one organization need not be
     /// allowed to in the other.
@@ -125,7 +144,7 @@ impl ErrorKind {
             ErrorKind::Revoked { .. }
             | ErrorKind::CmkUnusable { .. }
             | ErrorKind::KmsUnknown { .. } => ErrorClass::Blocked,
-            ErrorKind::Unavailable { .. } | ErrorKind::Stale | ErrorKind::Moving { .. } => {
+            ErrorKind::Unavailable { .. } | ErrorKind::Stale | ErrorKind::Moving(_) => {
                 ErrorClass::Transient
             }
             ErrorKind::MovedTo(_) => ErrorClass::Moved,
@@ -148,7 +167,7 @@ impl ErrorKind {
             ErrorKind::Quarantined(e) | ErrorKind::Invalid(e) => e.code(),
             ErrorKind::KeyDamaged { .. } => "key_damaged",
             ErrorKind::NotFound(_) => "not_found",
-            ErrorKind::Moving { .. } => "moving",
+            ErrorKind::Moving(_) => "moving",
             ErrorKind::MovedTo(_) => "moved_to",
             ErrorKind::Absent => "absent",
             ErrorKind::ExpiryPast => "expiry_past",
@@ -186,7 +205,7 @@ impl ErrorKind {
                     | CellError::ScopeMismatch
                     | CellError::CmkNotAllowed(_)
             ),
-            ErrorKind::NotFound(_) | ErrorKind::Moving { .. } | ErrorKind::MovedTo(_) => true,
+            ErrorKind::NotFound(_) | ErrorKind::Moving(_) | ErrorKind::MovedTo(_) => true,
             _ => false,
         }
     }

@@ -90,7 +90,7 @@ impl Channel {
                     }
                     return Ok(places);
                 }
-                Known::Moving(kind) => return Err(kind),
+                Known::Moving(moving) => return Err(ErrorKind::Moving(moving)),
                 Known::MovedTo(to) if to.org != self.org && within == Within::Organization => {
                     return Err(ErrorKind::MovedTo(Box::new(to)));
                 }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub use crate::kms::{ReasonCode, Use};
 pub use crate::store::PageLimit;
 pub use channel::Channel;
-pub use error::{ClientError, ErrorClass, ErrorKind};
+pub use error::{ClientError, ErrorClass, ErrorKind, Moving};
 pub use in_process::{InProcessKeys, InProcessKeysBuilder};
 pub use key_service::{KeyService, SealingKey};
 pub use message::{EditLifetime, Lifetime, Listing, Message, Written};

@@ -50,7 +50,7 @@ enum Round {
     Acknowledged,
     /// Its route ran out between two places.
     RanOut,
-    /// The message has vanished before it stood everywhere.
+    /// Its time is over, and it does not stand everywhere.
     Vanished,
 }
 
@@ -72,6 +72,9 @@ impl Put<'_> {
         let mut places = self.channel.places().await?;
         for _ in 0..ROUNDS {
             if let Some(sent) = sent {
+                if self.is_over() {
+                    return self.vanish(sent, places).await;
+                }
                 match self.look(sent, &places).await? {
                     Look::Repeat => {}
                     Look::Replaced => return Ok(self.written(sent)),
@@ -107,7 +110,7 @@ impl Put<'_> {
             let cells = self.seal(&places, keys)?;
             let sent = match self.send(at, &places, cells, sent).await? {
                 (Round::Acknowledged, sent) => sent,
-                (Round::Vanished, sent) => return Ok(self.written(sent)),
+                (Round::Vanished, sent) => return self.vanish(sent, places).await,
                 (Round::RanOut, _) => {
                     places = self.channel.places_to_finish().await?;
                     continue;
@@ -133,6 +136,21 @@ impl Put<'_> {
             write_time: sent.at,
             expires_at_s: self.expiry,
         }
+    }
+
+    fn is_over(&self) -> bool {
+        let now = self.channel.shared.clock.wall();
+        self.expiry.is_some_and(|at| expiry::is_expired(at, now))
+    }
+
+    /// A message that was sent, has vanished since, and may not stand in every
+    /// place of the present route. Where it does not, an older text may: that
+    /// has to go, as if the message had stood there and vanished.
+    async fn vanish(&self, sent: &Sent, places: Arc<Places>) -> Result<Written, ErrorKind> {
+        self.channel
+            .delete_everywhere(places, self.hour, self.record, sent.at)
+            .await?;
+        Ok(self.written(sent))
     }
 
     /// A key for each place, before anything is sent to one of them.
@@ -181,7 +199,6 @@ impl Put<'_> {
             let stands = sent.as_ref().and_then(|s| s.acknowledged.get(&to).copied());
             let Some(ttl_s) = self.ttl(epoch, stands) else {
                 return match sent {
-                    // Written, and vanished since.
                     Some(sent) => Ok((Round::Vanished, sent)),
                     None => Err(ErrorKind::ExpiryPast),
                 };
@@ -206,7 +223,37 @@ impl Put<'_> {
             };
             sent.acknowledged.insert(to, stands);
         }
+        if self.expiry.is_some() && !self.shade(at, places).await? {
+            return Ok((Round::RanOut, open(sent, at)));
+        }
         Ok((Round::Acknowledged, open(sent, at)))
+    }
+
+    /// A vanishing message in `announced`: takes what is older out of the
+    /// destination, where the message itself is not written yet. `false` if the
+    /// route ran out.
+    ///
+    /// Who is in `mirrored` already may have written an older text there. The
+    /// worker would put this message on top of it, but it may vanish from the
+    /// source before the worker comes by, and then nothing says that the older
+    /// text is no more. After the source, so that a client which dies here has
+    /// taken nothing away; one microsecond before the message, so that a copy of
+    /// it stays.
+    async fn shade(&self, at: WriteTime, places: &Places) -> Result<bool, ErrorKind> {
+        let shared = &self.channel.shared;
+        for view in &places.delete {
+            let place = view.partition(self.hour);
+            if places.write.iter().any(|w| w.partition(self.hour) == place) {
+                continue;
+            }
+            if shared.views.ran_out(places) {
+                return Ok(false);
+            }
+            let before = WriteTime(at.0.saturating_sub(1));
+            let sent = shared.store.delete_row(&place, self.record, before);
+            self.channel.in_time(sent).await?;
+        }
+        Ok(true)
     }
 
     /// The store's TTL: 0 for a lasting message, `None` if its time is over.

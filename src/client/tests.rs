@@ -3,6 +3,10 @@
 
 mod bench;
 mod caches;
+mod follow;
+mod histories;
 mod jobs;
+mod mover;
+mod phases;
 mod trust;
 mod writes;

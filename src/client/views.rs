@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::error::ErrorKind;
+use super::error::{ErrorKind, Moving};
 use super::flights::Flights;
 use crate::clock::{BootTime, SharedClock};
 use crate::ids::{ChannelId, OrgId};
@@ -24,7 +24,7 @@ pub(super) enum Known {
     /// Its records.
     Here(Arc<Places>),
     /// It cannot be used yet.
-    Moving(ErrorKind),
+    Moving(Box<Moving>),
     /// It has gone to another name.
     MovedTo(ChannelName),
 }
@@ -121,12 +121,12 @@ async fn read(registry: Registry, clock: SharedClock, name: Name) -> Result<Kept
         },
         Route::Moving { job, from } => Kept {
             read_at: begun,
-            known: Known::Moving(ErrorKind::Moving {
+            known: Known::Moving(Box::new(Moving {
                 org: name.0,
                 channel: name.1,
                 job,
-                from: Box::new(from),
-            }),
+                from,
+            })),
         },
         Route::MovedTo(to) => Kept {
             read_at: begun,

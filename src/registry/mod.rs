@@ -16,6 +16,8 @@ mod error;
 mod moves;
 mod route;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod timing;
 mod view;
 

@@ -25,10 +25,23 @@ use crate::store::{
 };
 
 /// What happens at a point of a call, once.
-type Hook = Box<dyn FnOnce() -> futures::future::BoxFuture<'static, StoreResult<()>> + Send>;
+pub type Hook = Box<dyn FnOnce() -> futures::future::BoxFuture<'static, StoreResult<()>> + Send>;
+
+/// Something happens at one of the next writes or deletes.
+#[derive(Default)]
+pub struct AtRequest {
+    /// Requests to let pass first.
+    pub skip: u32,
+    /// Before the store has it.
+    pub before: Option<Hook>,
+    /// After the store has answered. What advances a client's clock by more than
+    /// a request may take belongs here: the answer is there when it looks.
+    pub after: Option<Hook>,
+}
 
 #[derive(Default)]
 pub struct Taps {
+    pub at_request: Mutex<Option<AtRequest>>,
     pub after_write: Mutex<Option<Hook>>,
     pub after_delete: Mutex<Option<Hook>>,
     pub in_kms: Mutex<Option<Hook>>,
@@ -46,6 +59,30 @@ pub struct Counts {
 
 async fn run(hook: &Mutex<Option<Hook>>) -> StoreResult<()> {
     let hook = hook.lock().unwrap().take();
+    match hook {
+        Some(hook) => hook().await,
+        None => Ok(()),
+    }
+}
+
+impl Taps {
+    /// The hook for this write or delete, if it is the one: before, or after.
+    fn of_request(&self) -> (Option<Hook>, Option<Hook>) {
+        let mut armed = self.at_request.lock().unwrap();
+        match armed.as_mut() {
+            Some(at) if at.skip > 0 => {
+                at.skip -= 1;
+                (None, None)
+            }
+            Some(_) => armed
+                .take()
+                .map_or((None, None), |at| (at.before, at.after)),
+            None => (None, None),
+        }
+    }
+}
+
+async fn run_now(hook: Option<Hook>) -> StoreResult<()> {
     match hook {
         Some(hook) => hook().await,
         None => Ok(()),
@@ -74,7 +111,10 @@ impl Store for TappedStore {
     }
     async fn write_cells(&self, partition: &Partition, writes: &[CellWrite]) -> StoreResult<()> {
         self.1.counts.lock().unwrap().writes += 1;
+        let (before, after) = self.1.of_request();
+        run_now(before).await?;
         self.0.write_cells(partition, writes).await?;
+        run_now(after).await?;
         run(&self.1.after_write).await
     }
     async fn delete_row(
@@ -84,7 +124,10 @@ impl Store for TappedStore {
         at: WriteTime,
     ) -> StoreResult<()> {
         self.1.counts.lock().unwrap().deletes += 1;
+        let (before, after) = self.1.of_request();
+        run_now(before).await?;
         self.0.delete_row(partition, record, at).await?;
+        run_now(after).await?;
         run(&self.1.after_delete).await
     }
     async fn delete_cell(
@@ -242,6 +285,11 @@ pub fn org() -> OrgId {
     OrgId::new("acme").unwrap()
 }
 
+/// Another organization, with the same two CMKs.
+pub fn other_org() -> OrgId {
+    OrgId::new("other").unwrap()
+}
+
 pub fn w1() -> WorkspaceId {
     WorkspaceId::new("w1").unwrap()
 }
@@ -284,14 +332,13 @@ impl Bench {
         let store: SharedStore = Arc::new(TappedStore(Arc::new(store), taps.clone()));
         let registry = Registry::new(store.clone(), clock.clone());
         registry.init_timing(&Timing::embedded()).await.unwrap();
-        registry
-            .add_org(&org(), &a, b"canary", "test")
-            .await
-            .unwrap();
-        registry
-            .allow_cmk(&org(), &b, b"canary", "test")
-            .await
-            .unwrap();
+        for org in [org(), other_org()] {
+            registry.add_org(&org, &a, b"canary", "test").await.unwrap();
+            registry
+                .allow_cmk(&org, &b, b"canary", "test")
+                .await
+                .unwrap();
+        }
         for channel in ["c1", "c2"] {
             let channel = ChannelId::new(channel).unwrap();
             registry
@@ -331,16 +378,25 @@ impl Bench {
     }
 
     pub async fn client_with_capacity(&self, capacity: usize) -> (Client, InProcessKeys) {
+        self.client_on(self.clock.clone(), capacity).await
+    }
+
+    /// A client with a clock of its own: one that can be stopped alone.
+    pub async fn client_on(
+        &self,
+        clock: Arc<FakeClock>,
+        capacity: usize,
+    ) -> (Client, InProcessKeys) {
         let keys = InProcessKeys::builder(
             self.store.clone(),
             self.kms.clone(),
             Provider::LocalRing,
             self.audit.clone(),
-            self.clock.clone(),
+            clock.clone(),
         );
         let keys = keys.capacity(capacity).build().await.unwrap();
         let client = Client::builder(self.store.clone(), Arc::new(keys.clone()));
-        let client = client.clock(self.clock.clone()).build().await.unwrap();
+        let client = client.clock(clock).build().await.unwrap();
         (client, keys)
     }
 

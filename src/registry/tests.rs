@@ -1,0 +1,5 @@
+//! The registry on the embedded store.
+
+mod bench;
+mod moves;
+mod route;
