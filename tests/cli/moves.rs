@@ -88,7 +88,7 @@ impl Rows {
         self.go(job, JobState::Settling, |job| {
             job.activated = Some(Activated {
                 epoch: row.epoch,
-                from_cmk: row.cmk,
+                from_cmk: row.cmk.clone(),
                 at_ms: row.at_ms,
             });
             job.copy = Some(CopyProgress {
