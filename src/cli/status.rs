@@ -315,18 +315,16 @@ impl<'a> Status<'a> {
         if job.takeovers > 0 {
             rows.push(("takeovers", job.takeovers.to_string()));
         }
-        if let Some(copy) = &job.copy {
-            if let Some(said) = &copy.leave_behind {
-                rows.push((
-                    "left behind",
-                    format!(
-                        "what waits for a key, by {} at {}: {}",
-                        figures::printable(&said.who),
-                        figures::time(said.at_ms),
-                        figures::printable(&said.why)
-                    ),
-                ));
-            }
+        if let Some(said) = job.copy.as_ref().and_then(|c| c.leave_behind.as_ref()) {
+            rows.push((
+                "left behind",
+                format!(
+                    "what waits for a key, by {} at {}: {}",
+                    figures::printable(&said.who),
+                    figures::time(said.at_ms),
+                    figures::printable(&said.why)
+                ),
+            ));
         }
         if let Some(from) = job.paused_from {
             rows.push(("paused in", from.to_string()));

@@ -163,8 +163,9 @@ pub enum Refusal {
     MovedAway {
         /// The channel.
         channel: ChannelName,
-        /// Where it is.
-        to: ChannelName,
+        /// Where it is. Boxed, as below: an error that is large costs every
+        /// result that may be one.
+        to: Box<ChannelName>,
     },
     /// One of two organizations has not consented.
     #[error(
@@ -174,9 +175,9 @@ pub enum Refusal {
         /// The organization that has not.
         org: OrgId,
         /// From where.
-        from: ChannelName,
+        from: Box<ChannelName>,
         /// To where.
-        to: ChannelName,
+        to: Box<ChannelName>,
     },
     /// The counter of epochs has come to its end.
     #[error("epoch_exhausted: `{0}` has used up its epochs")]

@@ -458,8 +458,8 @@ fn may_move(
             if !consents {
                 return Err(Refusal::NoConsent {
                     org: org.clone(),
-                    from: request.source(),
-                    to: request.destination(),
+                    from: Box::new(request.source()),
+                    to: Box::new(request.destination()),
                 });
             }
         }
@@ -500,7 +500,7 @@ fn may_leave(request: &MoveRequest, source: &End) -> Result<(), Refusal> {
         } else {
             Refusal::MovedAway {
                 channel: name,
-                to: outgoing.to.clone(),
+                to: Box::new(outgoing.to.clone()),
             }
         });
     }

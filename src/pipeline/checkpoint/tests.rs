@@ -168,7 +168,8 @@ impl Model {
             let slice = Arc::new(Slice {
                 number: order as u64,
                 id: id(*n),
-                keys: SliceKeyRing::new(&OrgId::new("acme").unwrap(), &id(*n)),
+                keys: SliceKeyRing::new(&OrgId::new("acme").unwrap(), &id(*n).channel, id(*n).hour),
+                keys_elsewhere: std::sync::Mutex::default(),
                 turn: Arc::new(tokio::sync::Semaphore::new(1)),
             });
             let mut first = after.as_ref().map_or(0, |record| number(record) + 1);
