@@ -163,7 +163,8 @@ pub enum Refusal {
     MovedAway {
         /// The channel.
         channel: ChannelName,
-        /// Where it is.
+        /// Where it is. Boxed, as below: an error that is large costs every
+        /// result that may be one.
         to: Box<ChannelName>,
     },
     /// One of two organizations has not consented.

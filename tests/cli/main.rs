@@ -2,6 +2,7 @@
 //! directory of its own, its exit codes and its JSON.
 
 mod bench;
+mod moves;
 mod ops;
 mod packaging;
 
@@ -20,6 +21,7 @@ const JOB_FAILED: i32 = 11;
 const JOB_CANCELLED: i32 = 12;
 const TIMEOUT: i32 = 13;
 const BAD_DATA: i32 = 14;
+const MOVE_UNFINISHED: i32 = 15;
 
 const NO_JOB: &str = "7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69";
 const NO_CMK: &str = "arn:aws:kms:local:000000000000:key/none";

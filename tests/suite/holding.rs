@@ -2,6 +2,7 @@
 //! rules of docs/format.md, without the client library.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rekeyd::clock::WriteTime;
 use rekeyd::crypto::{
@@ -172,11 +173,8 @@ pub async fn messages(rig: &Rig, view: &ChannelView) -> Messages {
         let mut keys: BTreeMap<_, (CellKey, KeyRowBody)> = BTreeMap::new();
         for stored in cells(rig, &view.partition(hour)).await {
             let header = Header::parse(&stored.cell).unwrap();
-            if !keys.contains_key(&header.key_id) {
-                keys.insert(
-                    header.key_id,
-                    open_key(rig, view, hour, &rows, &header).await,
-                );
+            if let Entry::Vacant(unknown) = keys.entry(header.key_id) {
+                unknown.insert(open_key(rig, view, hour, &rows, &header).await);
             }
             let (key, row) = &keys[&header.key_id];
             let locus = Locus::Message {

@@ -11,6 +11,7 @@
 //! | `move_overlaps` | moves that overlap with other jobs, are refused or called off |
 //! | `moves` | a channel's move from the queue to its end |
 //! | `overlaps` | jobs that overlap, repeat, turn back or are cancelled |
+//! | `pauses` | a paused job stands still and goes on where it was |
 //! | `policies` | what workers call is what the printed policies allow |
 //! | `refusals` | what may not be done, and that nothing is done |
 //! | `rig` | a data directory with an organization in it, and workers on it |
@@ -28,6 +29,7 @@ mod invariants;
 mod move_overlaps;
 mod moves;
 mod overlaps;
+mod pauses;
 mod policies;
 mod refusals;
 mod rekey;
