@@ -131,7 +131,7 @@ impl Bench {
         match (before, batch.unwrap_err()) {
             (RegistryError::Refused(a), RegistryError::Refused(b)) => {
                 assert_eq!(a, b);
-                a
+                *a
             }
             other => panic!("{other:?}"),
         }
