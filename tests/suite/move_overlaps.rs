@@ -8,12 +8,14 @@ use rekeyd::clock::WriteTime;
 use rekeyd::crypto::KeyRowBody;
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
-use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, RecordId};
+use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, OrgId, RecordId};
 use rekeyd::job::{JobMessage, JobRow, JobState, Mode, MoveRequest};
 use rekeyd::kms::local::NewKey;
+use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::{
-    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route,
+    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route, Stepped,
 };
+use rekeyd::scope::Scope;
 use rekeyd::store::{KeyRow, SliceKey, StoreResult};
 
 use crate::holding::{
@@ -192,6 +194,116 @@ async fn a_copy_and_a_rekey_at_once_both_end() {
     }
 }
 
+/// Both organizations are rekeyed while a channel goes from one to the other:
+/// each new cell is under the CMK that its organization has by then, and in the
+/// end nothing needs the keys from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_to_another_organization_while_both_are_rekeyed() {
+    let (rig, names) = filled().await;
+    let from = &names[0];
+    let (org, first) = second_org(&rig, "globex").await;
+    let second = allow_another(&rig, &org).await;
+    let old = view(&rig, from).await;
+    let to = ChannelName {
+        org: org.clone(),
+        ..name(&rig, "w9", &channel("c9"))
+    };
+    consent(&rig, from, &to).await;
+    let before = read(&rig, from).await;
+    let worker = rig.worker().await;
+    let moved = ask(&rig, &request(from, &to)).await;
+    rig.wait(moved, "mirrored", |row| {
+        row.copy
+            .as_ref()
+            .is_some_and(|copy| copy.phase >= CopyPhase::Mirrored)
+    })
+    .await;
+    let here = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    let mut there = rig.request(&second, Mode::Reencrypt);
+    there.org = org.clone();
+    let there = rig.enqueue(there).await;
+    rig.wait_state(moved, JobState::Drained).await;
+    rig.wait_state(here, JobState::Drained).await;
+    let drained = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let found = rig.book.get(&org, there).await.unwrap();
+            if let Some(found) = found.filter(|found| found.row.state == JobState::Drained) {
+                return found.row;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let row = drained.await.expect("the other organization's rekey ends");
+    worker.stop().await;
+    assert!(row.verdict.unwrap().contains("may be disabled"));
+    rig.ring.disable(&rig.old).unwrap();
+    rig.ring.disable(&first).unwrap();
+    check(&rig, &to, &before, &second).await;
+    assert_eq!(live(&rig, &old).await, 0);
+}
+
+async fn allow_another(rig: &Rig, org: &OrgId) -> CmkArn {
+    let unlock = rekeyd::wiring::unlock(&rig.config);
+    let cmk = rig.ring.create_key(&unlock, &NewKey::default()).unwrap();
+    let scope = Scope::Canary { org: org.clone() };
+    let why = Use::new(ReasonCode::Enrol, "test");
+    let made = rig.kms.generate_data_key(&cmk, &scope, &why).await.unwrap();
+    rig.registry
+        .allow_cmk(org, &cmk, &made.wrapped.bytes, "test")
+        .await
+        .unwrap();
+    cmk
+}
+
+/// The sweep goes by the place: a name that was left on the way may have others'
+/// records by now.
+#[tokio::test]
+async fn i14_late_writes_follow_the_channel_and_not_a_name_that_is_used_again() {
+    let (rig, names) = filled().await;
+    let registry = &rig.registry;
+    let (c1, c4) = (&names[0], &names[1]);
+    let c2 = name(&rig, "w2", &channel("c2"));
+    let c3 = name(&rig, "w3", &channel("c3"));
+    let go = async |request: &MoveRequest, to: CopyPhase| {
+        let row = registry.activate_move(request, || true).await.unwrap();
+        let stepped = registry.advance_copy(request, to, || true).await.unwrap();
+        assert_eq!(stepped, Stepped::Yes);
+        if to >= CopyPhase::Moved {
+            registry.release_destination(request).await.unwrap();
+        }
+        row.place
+    };
+    let at = async |place| {
+        let places = registry.whereabouts(&c2, place).await.unwrap();
+        let write = places.write.iter().map(|to| to.channel.to_string());
+        (places.read.channel.to_string(), write.collect::<Vec<_>>())
+    };
+    let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let first = go(&request(c1, &c2), CopyPhase::Moved).await;
+    assert_eq!(at(&first).await, ("c2".to_owned(), words(&["c2"])));
+    let on = request(&c2, &c3);
+    for (phase, read, write) in [
+        (CopyPhase::Announced, "c2", words(&["c2"])),
+        (CopyPhase::Mirrored, "c2", words(&["c3", "c2"])),
+        (CopyPhase::Switched, "c3", words(&["c3", "c2"])),
+        (CopyPhase::Moved, "c3", words(&["c3"])),
+        (CopyPhase::Closed, "c3", words(&["c3"])),
+    ] {
+        go(&on, phase).await;
+        assert_eq!(at(&first).await, (read.to_owned(), write), "{phase}");
+    }
+    // Another channel comes to the name that was left.
+    let again = request(c4, &c2);
+    for phase in [CopyPhase::Mirrored, CopyPhase::Switched, CopyPhase::Moved] {
+        go(&again, phase).await;
+        assert_eq!(
+            at(&first).await,
+            ("c3".to_owned(), words(&["c3"])),
+            "{phase}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_channels_move_at_once_one_by_copy() {
     let (rig, names) = filled().await;
@@ -285,7 +397,6 @@ async fn a_chain_of_copies_carries_late_writes_to_its_end() {
     };
     consent(&rig, &mid, &end).await;
     let hour = hours(&rig, &from.org, &from.channel).await[0];
-    // Held back by a revoked message, the first sweep goes on to the end.
     let worker = rig.worker().await;
     let one = request(from, &mid);
     let first = ask(&rig, &one).await;

@@ -125,6 +125,12 @@ async fn i14_a_copy_to_another_channel_id_keeps_every_message_and_empties_the_ol
     let request = request(&from, &to);
     let worker = rig.worker().await;
     let job = ask(&rig, &request).await;
+    // The old place is left empty before the wait, in which a store may forget
+    // deletes that went to the destination alone.
+    let waits = |row: &JobRow| row.state == JobState::Draining && row.drain_until_ms.is_some();
+    let row = rig.wait(job, "the drain's wait", waits).await;
+    assert!(row.drain_until_ms > Some(rig.clock.wall().unix_ms()));
+    assert_eq!(live(&rig, &old).await, 0);
     let row = rig.wait_state(job, JobState::Drained).await;
     worker.stop().await;
     check_moved(&rig, &request, &before, &old, &row).await;
