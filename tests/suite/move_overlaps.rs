@@ -16,7 +16,7 @@ use rekeyd::registry::{
     CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route, Stepped,
 };
 use rekeyd::scope::Scope;
-use rekeyd::store::{KeyRow, SliceKey, StoreResult};
+use rekeyd::store::{ControlTable, ControlWrite, KeyRow, SliceKey, StoreResult};
 
 use crate::holding::{
     Message, ask, cells, consent, deny, hours, live, messages, name, request, second_org, seen,
@@ -520,24 +520,44 @@ async fn a_copy_is_called_off_without_loss_until_it_is_switched() {
     }
 }
 
-/// Calls a copy off when the rekey makes its first key for the destination, and
-/// keeps the rekey waiting until all that it knows of the channel is old.
+/// Calls a copy off under a rekey: when its slices are in the rekey's plan, or
+/// when the first key is made for one of them. Then the rekey is kept waiting
+/// until all that it knows of the channel is old.
 struct CallsOff {
     registry: Registry,
     request: MoveRequest,
     new: CmkArn,
+    when_planned: bool,
     done: AtomicBool,
+}
+
+impl CallsOff {
+    async fn call_off(&self) {
+        if !self.done.swap(true, Ordering::Relaxed) {
+            let answer = self.registry.call_off_copy(&self.request).await.unwrap();
+            assert_eq!(answer, CalledOff::Yes);
+            tokio::time::sleep(short_waits().row_age() + Duration::from_millis(50)).await;
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl StepIn for CallsOff {
+    async fn before_control(&self, table: ControlTable, write: &ControlWrite) {
+        let channel = format!("\"channel\":\"{}\"", self.request.to.channel);
+        let body = write.body.as_deref().unwrap_or_default();
+        // The copy's own tasks are of its source until it is switched.
+        let is_planned = table == ControlTable::Tasks && body.contains(&channel);
+        if self.when_planned && is_planned {
+            self.call_off().await;
+        }
+    }
+
     async fn before_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
         let body = KeyRowBody::decode(&key.row).unwrap();
         let is_rekey = slice.group == self.request.to.channel.as_str() && body.cmk == self.new;
-        if is_rekey && !self.done.swap(true, Ordering::Relaxed) {
-            let answer = self.registry.call_off_copy(&self.request).await.unwrap();
-            assert_eq!(answer, CalledOff::Yes);
-            tokio::time::sleep(short_waits().row_age() + Duration::from_millis(50)).await;
+        if !self.when_planned && is_rekey {
+            self.call_off().await;
         }
         Ok(())
     }
@@ -547,38 +567,38 @@ impl StepIn for CallsOff {
 /// it: neither the rekey nor its worker comes to harm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rekey_survives_a_destination_that_is_called_off() {
-    let (rig, names) = filled().await;
-    let from = &names[0];
-    // The first in order, so that the rekey comes to it first.
-    let to = name(&rig, "w2", &channel("A-first"));
-    let before = read(&rig, from).await;
-    let hour = hours(&rig, &from.org, &from.channel).await[1];
-    let pairs = [
-        ("channel", from.channel.as_str()),
-        ("hour", &hour.to_string()),
-    ];
-    rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
-    let a_move = request(from, &to);
-    let calls_off = CallsOff {
-        registry: rig.registry.clone(),
-        request: a_move.clone(),
-        new: rig.new.clone(),
-        done: AtomicBool::new(false),
-    };
-    let store = Watched::around(rig.store.clone(), calls_off);
-    let worker = rig.worker_on(store.clone()).await;
-    let job = ask(&rig, &a_move).await;
-    rig.wait_state(job, JobState::Blocked).await;
-    let rekeyed = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
-    // Though its slices wait for a key, the move notices.
-    rig.wait_state(job, JobState::Cancelled).await;
-    assert!(store.step_in().done.load(Ordering::Relaxed));
-    rig.ring.remove_deny("revoked").unwrap();
-    let row = rig.wait_state(rekeyed, JobState::Drained).await;
-    worker.stop().await;
-    assert!(row.verdict.unwrap().contains("may be disabled"));
-    rig.ring.disable(&rig.old).unwrap();
-    check(&rig, from, &before, &rig.new).await;
+    for when_planned in [true, false] {
+        let (rig, names) = filled().await;
+        let from = &names[0];
+        // The first in order, so that the rekey comes to it first.
+        let to = name(&rig, "w2", &channel("A-first"));
+        let before = read(&rig, from).await;
+        let hour = hours(&rig, &from.org, &from.channel).await[1].to_string();
+        let pairs = [("channel", from.channel.as_str()), ("hour", &hour)];
+        rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
+        let a_move = request(from, &to);
+        let calls_off = CallsOff {
+            registry: rig.registry.clone(),
+            request: a_move.clone(),
+            new: rig.new.clone(),
+            when_planned,
+            done: AtomicBool::new(false),
+        };
+        let store = Watched::around(rig.store.clone(), calls_off);
+        let worker = rig.worker_on(store.clone()).await;
+        let job = ask(&rig, &a_move).await;
+        rig.wait_state(job, JobState::Blocked).await;
+        let rekeyed = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+        // Though its slices wait for a key, the move notices.
+        rig.wait_state(job, JobState::Cancelled).await;
+        assert!(store.step_in().done.load(Ordering::Relaxed));
+        rig.ring.remove_deny("revoked").unwrap();
+        let row = rig.wait_state(rekeyed, JobState::Drained).await;
+        worker.stop().await;
+        assert!(row.verdict.unwrap().contains("may be disabled"));
+        rig.ring.disable(&rig.old).unwrap();
+        check(&rig, from, &before, &rig.new).await;
+    }
 }
 
 async fn dead_letter(rig: &Rig, reason: &str) {
