@@ -101,3 +101,53 @@ pub(super) fn is_there(pass: Pass, copy_epoch: Epoch, cell: &Cell, shown: Option
                 && (pass == Pass::Sweep || shown.epoch >= copy_epoch))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::KeyId;
+
+    #[test]
+    fn a_place_needs_what_it_shows_neither_as_it_is_nor_newer() {
+        let epoch = |n| Epoch::new(n).unwrap();
+        let cell = Cell {
+            record: RecordId::new("r").unwrap(),
+            cell: Vec::new(),
+            header: Header {
+                epoch: epoch(9),
+                key_id: KeyId([1; 16]),
+                expiry: None,
+            },
+            write_time: WriteTime(10),
+            ttl_s: None,
+        };
+        // Write time and epoch that are shown; is it there for a copy of epoch 3,
+        // and for a sweep?
+        let cases: [(Option<(i64, u32)>, bool, bool); 7] = [
+            (None, false, false),
+            (Some((9, 9)), false, false),
+            (Some((10, 2)), false, true),
+            (Some((10, 3)), true, true),
+            (Some((10, 4)), true, true),
+            (Some((11, 1)), true, true),
+            (Some((11, 4)), true, true),
+        ];
+        for (shown, for_copy, for_sweep) in cases {
+            let shown = shown.map(|(at, e)| Shown {
+                write_time: WriteTime(at),
+                epoch: epoch(e),
+                ttl_s: None,
+            });
+            assert_eq!(
+                is_there(Pass::Copy, epoch(3), &cell, shown),
+                for_copy,
+                "{shown:?}"
+            );
+            assert_eq!(
+                is_there(Pass::Sweep, epoch(3), &cell, shown),
+                for_sweep,
+                "{shown:?}"
+            );
+        }
+    }
+}

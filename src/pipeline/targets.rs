@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::ids::Place;
+use crate::ids::{JobId, Place};
 use crate::job::{MoveRequest, Pass};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::{Goal, TaskError, TaskRun};
-use crate::registry::{ChannelView, CopyPhase, Places, RegistryError};
+use crate::registry::{ChannelRow, ChannelView, CopyPhase, Places, RegistryError};
 
 /// The places of a copy's destination, as a task saw them last.
 #[derive(Default)]
@@ -99,17 +99,73 @@ async fn place_of(task: &TaskRun, request: &MoveRequest) -> Result<Place, TaskEr
 /// # Errors
 /// `CalledOff`.
 pub(super) fn check_source(task: &TaskRun, view: &ChannelView) -> Result<(), TaskError> {
-    let copied = match task.pass {
-        Pass::Copy => CopyPhase::Mirrored..=CopyPhase::Switched,
-        Pass::Sweep => CopyPhase::Moved..=CopyPhase::Moved,
-        Pass::Rewrite | Pass::Verify | Pass::Drain => return Ok(()),
-    };
-    let outgoing = view.channel_row.outgoing.as_ref();
-    let ours = outgoing.is_some_and(|out| out.job == task.job && copied.contains(&out.phase));
-    // While another copy comes to the name, `outgoing` says where it led before.
-    if ours && view.channel_row.incoming.is_none() {
+    if may_take(task.pass, task.job, &view.channel_row) {
         Ok(())
     } else {
         Err(TaskError::CalledOff(task.job))
+    }
+}
+
+fn may_take(pass: Pass, job: JobId, row: &ChannelRow) -> bool {
+    let phases = match pass {
+        Pass::Copy => CopyPhase::Mirrored..=CopyPhase::Switched,
+        Pass::Sweep => CopyPhase::Moved..=CopyPhase::Moved,
+        Pass::Rewrite | Pass::Verify | Pass::Drain => return true,
+    };
+    let outgoing = row.outgoing.as_ref();
+    // While another copy comes to the name, `outgoing` says where it led before.
+    row.incoming.is_none()
+        && outgoing.is_some_and(|out| out.job == job && phases.contains(&out.phase))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::Epoch;
+    use crate::ids::{ChannelId, OrgId, WorkspaceId};
+    use crate::registry::{ChannelName, Incoming, Outgoing};
+
+    #[test]
+    fn i14_a_copy_touches_its_source_only_in_its_own_phases() {
+        use CopyPhase::*;
+        let (ours, others) = (JobId::random(), JobId::random());
+        let name = ChannelName {
+            org: OrgId::new("acme").unwrap(),
+            workspace: WorkspaceId::new("w1").unwrap(),
+            channel: ChannelId::new("c1").unwrap(),
+        };
+        let row = |outgoing: Option<(JobId, CopyPhase)>, incoming: bool| ChannelRow {
+            workspace: name.workspace.clone(),
+            place: Place::random(),
+            epoch: Epoch::ZERO,
+            floor: Epoch::ZERO,
+            workspaces_had: vec![name.workspace.clone()],
+            created_ms: 0,
+            outgoing: outgoing.map(|(job, phase)| Outgoing {
+                job,
+                phase,
+                to: name.clone(),
+            }),
+            incoming: incoming.then(|| Incoming {
+                job: others,
+                org: name.org.clone(),
+                channel: name.channel.clone(),
+            }),
+            came_from: Vec::new(),
+            places_had: Vec::new(),
+        };
+        for phase in CopyPhase::ALL {
+            let mine = row(Some((ours, phase)), false);
+            let copies = matches!(phase, Mirrored | Switched);
+            assert_eq!(may_take(Pass::Copy, ours, &mine), copies, "{phase}");
+            assert_eq!(may_take(Pass::Sweep, ours, &mine), phase == Moved);
+            let not_mine = row(Some((others, phase)), false);
+            let used_again = row(Some((ours, phase)), true);
+            for pass in [Pass::Copy, Pass::Sweep] {
+                assert!(!may_take(pass, ours, &not_mine), "{pass:?} {phase}");
+                assert!(!may_take(pass, ours, &used_again), "{pass:?} {phase}");
+                assert!(!may_take(pass, ours, &row(None, false)));
+            }
+        }
     }
 }

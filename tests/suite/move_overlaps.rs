@@ -8,13 +8,15 @@ use rekeyd::clock::WriteTime;
 use rekeyd::crypto::KeyRowBody;
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
-use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, RecordId};
+use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, OrgId, RecordId};
 use rekeyd::job::{JobMessage, JobRow, JobState, Mode, MoveRequest};
 use rekeyd::kms::local::NewKey;
+use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::{
-    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route,
+    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route, Stepped,
 };
-use rekeyd::store::{KeyRow, SliceKey, StoreResult};
+use rekeyd::scope::Scope;
+use rekeyd::store::{ControlTable, ControlWrite, KeyRow, SliceKey, StoreResult};
 
 use crate::holding::{
     Message, ask, cells, consent, deny, hours, live, messages, name, request, second_org, seen,
@@ -192,6 +194,116 @@ async fn a_copy_and_a_rekey_at_once_both_end() {
     }
 }
 
+/// Both organizations are rekeyed while a channel goes from one to the other:
+/// each new cell is under the CMK that its organization has by then, and in the
+/// end nothing needs the keys from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_to_another_organization_while_both_are_rekeyed() {
+    let (rig, names) = filled().await;
+    let from = &names[0];
+    let (org, first) = second_org(&rig, "globex").await;
+    let second = allow_another(&rig, &org).await;
+    let old = view(&rig, from).await;
+    let to = ChannelName {
+        org: org.clone(),
+        ..name(&rig, "w9", &channel("c9"))
+    };
+    consent(&rig, from, &to).await;
+    let before = read(&rig, from).await;
+    let worker = rig.worker().await;
+    let moved = ask(&rig, &request(from, &to)).await;
+    rig.wait(moved, "mirrored", |row| {
+        row.copy
+            .as_ref()
+            .is_some_and(|copy| copy.phase >= CopyPhase::Mirrored)
+    })
+    .await;
+    let here = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    let mut there = rig.request(&second, Mode::Reencrypt);
+    there.org = org.clone();
+    let there = rig.enqueue(there).await;
+    rig.wait_state(moved, JobState::Drained).await;
+    rig.wait_state(here, JobState::Drained).await;
+    let drained = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let found = rig.book.get(&org, there).await.unwrap();
+            if let Some(found) = found.filter(|found| found.row.state == JobState::Drained) {
+                return found.row;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let row = drained.await.expect("the other organization's rekey ends");
+    worker.stop().await;
+    assert!(row.verdict.unwrap().contains("may be disabled"));
+    rig.ring.disable(&rig.old).unwrap();
+    rig.ring.disable(&first).unwrap();
+    check(&rig, &to, &before, &second).await;
+    assert_eq!(live(&rig, &old).await, 0);
+}
+
+async fn allow_another(rig: &Rig, org: &OrgId) -> CmkArn {
+    let unlock = rekeyd::wiring::unlock(&rig.config);
+    let cmk = rig.ring.create_key(&unlock, &NewKey::default()).unwrap();
+    let scope = Scope::Canary { org: org.clone() };
+    let why = Use::new(ReasonCode::Enrol, "test");
+    let made = rig.kms.generate_data_key(&cmk, &scope, &why).await.unwrap();
+    rig.registry
+        .allow_cmk(org, &cmk, &made.wrapped.bytes, "test")
+        .await
+        .unwrap();
+    cmk
+}
+
+/// The sweep goes by the place: a name that was left on the way may have others'
+/// records by now.
+#[tokio::test]
+async fn i14_late_writes_follow_the_channel_and_not_a_name_that_is_used_again() {
+    let (rig, names) = filled().await;
+    let registry = &rig.registry;
+    let (c1, c4) = (&names[0], &names[1]);
+    let c2 = name(&rig, "w2", &channel("c2"));
+    let c3 = name(&rig, "w3", &channel("c3"));
+    let go = async |request: &MoveRequest, to: CopyPhase| {
+        let row = registry.activate_move(request, || true).await.unwrap();
+        let stepped = registry.advance_copy(request, to, || true).await.unwrap();
+        assert_eq!(stepped, Stepped::Yes);
+        if to >= CopyPhase::Moved {
+            registry.release_destination(request).await.unwrap();
+        }
+        row.place
+    };
+    let at = async |place| {
+        let places = registry.whereabouts(&c2, place).await.unwrap();
+        let write = places.write.iter().map(|to| to.channel.to_string());
+        (places.read.channel.to_string(), write.collect::<Vec<_>>())
+    };
+    let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let first = go(&request(c1, &c2), CopyPhase::Moved).await;
+    assert_eq!(at(&first).await, ("c2".to_owned(), words(&["c2"])));
+    let on = request(&c2, &c3);
+    for (phase, read, write) in [
+        (CopyPhase::Announced, "c2", words(&["c2"])),
+        (CopyPhase::Mirrored, "c2", words(&["c3", "c2"])),
+        (CopyPhase::Switched, "c3", words(&["c3", "c2"])),
+        (CopyPhase::Moved, "c3", words(&["c3"])),
+        (CopyPhase::Closed, "c3", words(&["c3"])),
+    ] {
+        go(&on, phase).await;
+        assert_eq!(at(&first).await, (read.to_owned(), write), "{phase}");
+    }
+    // Another channel comes to the name that was left.
+    let again = request(c4, &c2);
+    for phase in [CopyPhase::Mirrored, CopyPhase::Switched, CopyPhase::Moved] {
+        go(&again, phase).await;
+        assert_eq!(
+            at(&first).await,
+            ("c3".to_owned(), words(&["c3"])),
+            "{phase}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_channels_move_at_once_one_by_copy() {
     let (rig, names) = filled().await;
@@ -285,7 +397,6 @@ async fn a_chain_of_copies_carries_late_writes_to_its_end() {
     };
     consent(&rig, &mid, &end).await;
     let hour = hours(&rig, &from.org, &from.channel).await[0];
-    // Held back by a revoked message, the first sweep goes on to the end.
     let worker = rig.worker().await;
     let one = request(from, &mid);
     let first = ask(&rig, &one).await;
@@ -409,24 +520,44 @@ async fn a_copy_is_called_off_without_loss_until_it_is_switched() {
     }
 }
 
-/// Calls a copy off when the rekey makes its first key for the destination, and
-/// keeps the rekey waiting until all that it knows of the channel is old.
+/// Calls a copy off under a rekey: when its slices are in the rekey's plan, or
+/// when the first key is made for one of them. Then the rekey is kept waiting
+/// until all that it knows of the channel is old.
 struct CallsOff {
     registry: Registry,
     request: MoveRequest,
     new: CmkArn,
+    when_planned: bool,
     done: AtomicBool,
+}
+
+impl CallsOff {
+    async fn call_off(&self) {
+        if !self.done.swap(true, Ordering::Relaxed) {
+            let answer = self.registry.call_off_copy(&self.request).await.unwrap();
+            assert_eq!(answer, CalledOff::Yes);
+            tokio::time::sleep(short_waits().row_age() + Duration::from_millis(50)).await;
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl StepIn for CallsOff {
+    async fn before_control(&self, table: ControlTable, write: &ControlWrite) {
+        let channel = format!("\"channel\":\"{}\"", self.request.to.channel);
+        let body = write.body.as_deref().unwrap_or_default();
+        // The copy's own tasks are of its source until it is switched.
+        let is_planned = table == ControlTable::Tasks && body.contains(&channel);
+        if self.when_planned && is_planned {
+            self.call_off().await;
+        }
+    }
+
     async fn before_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
         let body = KeyRowBody::decode(&key.row).unwrap();
         let is_rekey = slice.group == self.request.to.channel.as_str() && body.cmk == self.new;
-        if is_rekey && !self.done.swap(true, Ordering::Relaxed) {
-            let answer = self.registry.call_off_copy(&self.request).await.unwrap();
-            assert_eq!(answer, CalledOff::Yes);
-            tokio::time::sleep(short_waits().row_age() + Duration::from_millis(50)).await;
+        if !self.when_planned && is_rekey {
+            self.call_off().await;
         }
         Ok(())
     }
@@ -436,38 +567,38 @@ impl StepIn for CallsOff {
 /// it: neither the rekey nor its worker comes to harm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rekey_survives_a_destination_that_is_called_off() {
-    let (rig, names) = filled().await;
-    let from = &names[0];
-    // The first in order, so that the rekey comes to it first.
-    let to = name(&rig, "w2", &channel("A-first"));
-    let before = read(&rig, from).await;
-    let hour = hours(&rig, &from.org, &from.channel).await[1];
-    let pairs = [
-        ("channel", from.channel.as_str()),
-        ("hour", &hour.to_string()),
-    ];
-    rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
-    let a_move = request(from, &to);
-    let calls_off = CallsOff {
-        registry: rig.registry.clone(),
-        request: a_move.clone(),
-        new: rig.new.clone(),
-        done: AtomicBool::new(false),
-    };
-    let store = Watched::around(rig.store.clone(), calls_off);
-    let worker = rig.worker_on(store.clone()).await;
-    let job = ask(&rig, &a_move).await;
-    rig.wait_state(job, JobState::Blocked).await;
-    let rekeyed = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
-    // Though its slices wait for a key, the move notices.
-    rig.wait_state(job, JobState::Cancelled).await;
-    assert!(store.step_in().done.load(Ordering::Relaxed));
-    rig.ring.remove_deny("revoked").unwrap();
-    let row = rig.wait_state(rekeyed, JobState::Drained).await;
-    worker.stop().await;
-    assert!(row.verdict.unwrap().contains("may be disabled"));
-    rig.ring.disable(&rig.old).unwrap();
-    check(&rig, from, &before, &rig.new).await;
+    for when_planned in [true, false] {
+        let (rig, names) = filled().await;
+        let from = &names[0];
+        // The first in order, so that the rekey comes to it first.
+        let to = name(&rig, "w2", &channel("A-first"));
+        let before = read(&rig, from).await;
+        let hour = hours(&rig, &from.org, &from.channel).await[1].to_string();
+        let pairs = [("channel", from.channel.as_str()), ("hour", &hour)];
+        rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
+        let a_move = request(from, &to);
+        let calls_off = CallsOff {
+            registry: rig.registry.clone(),
+            request: a_move.clone(),
+            new: rig.new.clone(),
+            when_planned,
+            done: AtomicBool::new(false),
+        };
+        let store = Watched::around(rig.store.clone(), calls_off);
+        let worker = rig.worker_on(store.clone()).await;
+        let job = ask(&rig, &a_move).await;
+        rig.wait_state(job, JobState::Blocked).await;
+        let rekeyed = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+        // Though its slices wait for a key, the move notices.
+        rig.wait_state(job, JobState::Cancelled).await;
+        assert!(store.step_in().done.load(Ordering::Relaxed));
+        rig.ring.remove_deny("revoked").unwrap();
+        let row = rig.wait_state(rekeyed, JobState::Drained).await;
+        worker.stop().await;
+        assert!(row.verdict.unwrap().contains("may be disabled"));
+        rig.ring.disable(&rig.old).unwrap();
+        check(&rig, from, &before, &rig.new).await;
+    }
 }
 
 async fn dead_letter(rig: &Rig, reason: &str) {

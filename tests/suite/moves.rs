@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rekeyd::clock::WriteTime;
 use rekeyd::demo::generate::{Recipe, Shape};
-use rekeyd::ids::{ChannelId, Hour, RecordId};
-use rekeyd::job::{JobRow, JobState, LeaveBehind, MoveRequest};
+use rekeyd::ids::{ChannelId, Hour, JobId, Place, RecordId};
+use rekeyd::job::{JobRow, JobState, LeaveBehind, Mode, MoveRequest};
 use rekeyd::registry::{ChannelName, ChannelView, CopyPhase, Route};
 use rekeyd::scope::Scope;
-use rekeyd::store::{CellWrite, ControlTable, Partition, StoreResult};
+use rekeyd::store::{CellWrite, ControlTable, Partition, StoreError, StoreErrorClass, StoreResult};
 use tokio::sync::Mutex;
 
 use crate::holding::{
@@ -125,6 +126,12 @@ async fn i14_a_copy_to_another_channel_id_keeps_every_message_and_empties_the_ol
     let request = request(&from, &to);
     let worker = rig.worker().await;
     let job = ask(&rig, &request).await;
+    // The old place is left empty before the wait, in which a store may forget
+    // deletes that went to the destination alone.
+    let waits = |row: &JobRow| row.state == JobState::Draining && row.drain_until_ms.is_some();
+    let row = rig.wait(job, "the drain's wait", waits).await;
+    assert!(row.drain_until_ms > Some(rig.clock.wall().unix_ms()));
+    assert_eq!(live(&rig, &old).await, 0);
     let row = rig.wait_state(job, JobState::Drained).await;
     worker.stop().await;
     check_moved(&rig, &request, &before, &old, &row).await;
@@ -185,10 +192,102 @@ async fn i14_a_copy_to_another_organization_is_under_its_own_key() {
         slices + 1,
         "{by_org:?}"
     );
+    check_audit(&rig, &request, slices).await;
     assert!(
         !by_org["acme"].contains_key("GenerateDataKey"),
         "{by_org:?}"
     );
+}
+
+/// I16: each use of a key for the copy is recorded as such, under the
+/// organization whose key it is; the proof's uses as the proof's.
+async fn check_audit(rig: &Rig, request: &MoveRequest, slices: u32) {
+    rig.audit.durable().await.unwrap();
+    let mut uses: BTreeMap<(String, String, String), u32> = BTreeMap::new();
+    for file in std::fs::read_dir(&rig.config.audit.dir).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            if line["type"] == "kms" && line["job_id"] == request.job_id.to_string() {
+                let word =
+                    |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+                let org = word(&line["context"]["organization"]);
+                let key = (org, word(&line["action"]), word(&line["reason_code"]));
+                *uses.entry(key).or_default() += 1;
+            }
+        }
+    }
+    let count = |org: &str, action: &str, code: &str| {
+        let key = (org.to_owned(), action.to_owned(), code.to_owned());
+        uses.get(&key).copied().unwrap_or(0)
+    };
+    assert_eq!(count("acme", "Decrypt", "channel_move"), slices, "{uses:?}");
+    let made = count("globex", "GenerateDataKey", "channel_move");
+    assert_eq!(made, slices, "{uses:?}");
+    assert_eq!(count("globex", "Decrypt", "verify"), slices, "{uses:?}");
+}
+
+/// Takes no write of the destination for longer than rows may be old, and has
+/// the organization go to another key meanwhile.
+struct RekeyedMeanwhile {
+    rig: Arc<Rig>,
+    source: Place,
+    since: Mutex<Option<Instant>>,
+}
+
+#[async_trait::async_trait]
+impl StepIn for RekeyedMeanwhile {
+    async fn before_write(&self, partition: &Partition, _: &[CellWrite]) -> StoreResult<()> {
+        assert_ne!(
+            partition.place, self.source,
+            "a copy does not write the source"
+        );
+        let mut since = self.since.lock().await;
+        if since.is_none() {
+            let (rig, job) = (&self.rig, JobId::random());
+            rig.registry
+                .activate_rekey(&rig.org, job, None, &rig.new, Mode::Reencrypt, || true)
+                .await
+                .unwrap();
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        if since.elapsed() < short_waits().row_age() + Duration::from_millis(100) {
+            let busy = StoreError::new(StoreErrorClass::Transient, "overloaded");
+            return Err(busy);
+        }
+        Ok(())
+    }
+}
+
+/// I4: what became too old on the way is read again in both places, and sealed
+/// by what the destination's organization wants by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i04_a_copy_that_became_too_old_is_read_and_sealed_again() {
+    let (rig, from) = filled().await;
+    let rig = Arc::new(rig);
+    let old = view(&rig, &from).await;
+    let before = seen(&messages(&rig, &old).await);
+    let to = name(&rig, "w2", &channel("moved"));
+    let request = request(&from, &to);
+    let meanwhile = RekeyedMeanwhile {
+        rig: rig.clone(),
+        source: old.channel_row.place.clone(),
+        since: Mutex::default(),
+    };
+    let store = Watched::around(rig.store.clone(), meanwhile);
+    let worker = rig.worker_on(store.clone()).await;
+    let job = ask(&rig, &request).await;
+    let row = rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    let found = check_moved(&rig, &request, &before, &old, &row).await;
+    let wanted = rig.registry.org(&rig.org).await.unwrap().cell_epoch;
+    assert!(found.values().all(|sealed| sealed.epoch == wanted));
+    let again = store
+        .events()
+        .iter()
+        .filter(|event| matches!(event, Event::ReadCell))
+        .count();
+    assert!(again >= before.len(), "{again} rows were read again");
 }
 
 /// What lands in the old place late, at any time of the move, is carried over,

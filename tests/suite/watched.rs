@@ -22,6 +22,9 @@ pub trait StepIn: Send + Sync {
         Ok(())
     }
 
+    /// Before a control row is changed.
+    async fn before_control(&self, _: ControlTable, _: &ControlWrite) {}
+
     /// Before a row is deleted.
     async fn before_delete(&self, _: &Partition, _: &RecordId) -> StoreResult<()> {
         Ok(())
@@ -231,6 +234,7 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         writes: &[ControlWrite],
     ) -> StoreResult<Applied> {
         for write in writes {
+            self.step_in.before_control(table, write).await;
             let body = write.body.clone().unwrap_or_default();
             self.note(Event::Control(table, body));
         }
