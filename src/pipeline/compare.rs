@@ -123,7 +123,8 @@ mod tests {
         };
         // Write time and epoch that are shown; is it there for a copy of epoch 3,
         // and for a sweep?
-        let cases: [(Option<(i64, u32)>, bool, bool); 7] = [
+        type Case = (Option<(i64, u32)>, bool, bool);
+        let cases: [Case; 7] = [
             (None, false, false),
             (Some((9, 9)), false, false),
             (Some((10, 2)), false, true),
