@@ -20,14 +20,14 @@
 mod checkpoint;
 mod copy;
 mod crossing;
-mod order;
+pub mod order;
 mod parking;
 mod patience;
 pub mod plan;
 mod reencrypt;
 mod rewrap;
 mod stream;
-mod triage;
+pub mod triage;
 mod unwrap;
 mod verify;
 mod views;
