@@ -13,6 +13,9 @@ use crate::queue::MAX_BODY_BYTES;
 const REKEY: &str = "rekey";
 const MOVE: &str = "channel_move";
 
+/// What is said of a field that is wrong, at most.
+const MAX_ERROR_CHARS: usize = 300;
+
 /// How a rekey is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -228,7 +231,12 @@ impl JobMessage {
         let kind = fields
             .remove("kind")
             .ok_or_else(|| MessageError::Kind("nothing".to_owned()))?;
+        let given = serde_json::Value::Object(fields.clone());
         let message = Self::of_fields(&kind, fields)?;
+        if let Some(name) = written_otherwise(&given, &message.to_value()) {
+            let why = format!("`{name}` is not written as version 1 writes it");
+            return Err(MessageError::Field(why));
+        }
         match &message {
             JobMessage::Rekey(request) => request.check()?,
             JobMessage::Move(request) => request.check()?,
@@ -241,7 +249,10 @@ impl JobMessage {
         fields: serde_json::Map<String, serde_json::Value>,
     ) -> Result<Self, MessageError> {
         let fields = serde_json::Value::Object(fields);
-        let wrong = |e: serde_json::Error| MessageError::Field(e.to_string());
+        // It repeats the value that is wrong, which may be as long as the message.
+        let wrong = |e: serde_json::Error| {
+            MessageError::Field(e.to_string().chars().take(MAX_ERROR_CHARS).collect())
+        };
         match kind.as_str() {
             Some(REKEY) => serde_json::from_value(fields)
                 .map(JobMessage::Rekey)
@@ -455,6 +466,29 @@ impl RekeyRequest {
     }
 }
 
+/// A field that was taken though version 1 writes it otherwise: serde reads an
+/// object from a list too, a word from an object, nothing where a field may be
+/// left out, and a UUID in several spellings. One request has one form, which is
+/// also what the JSON Schema says.
+fn written_otherwise(given: &serde_json::Value, sent: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    let (Value::Object(given), Value::Object(sent)) = (given, sent) else {
+        return None;
+    };
+    given.iter().find_map(|(name, value)| {
+        let same = match (value, sent.get(name)) {
+            (Value::String(given), Some(Value::String(sent))) => {
+                name != "job_id" || given.eq_ignore_ascii_case(sent)
+            }
+            (Value::Object(_), Some(there @ Value::Object(_))) => {
+                return written_otherwise(value, there).map(|inner| format!("{name}.{inner}"));
+            }
+            _ => false,
+        };
+        (!same).then(|| name.clone())
+    })
+}
+
 fn short(value: &serde_json::Value) -> String {
     value.to_string().chars().take(80).collect()
 }
@@ -574,6 +608,46 @@ mod tests {
         for (text, code) in cases {
             let error = JobMessage::parse(&text).unwrap_err().to_string();
             assert!(error.starts_with(code), "{code}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_serde_reads_in_several_ways_is_taken_in_one() {
+        let bare = "7b1f3e3856b14f3a9a0e1f2d3c4b5a69";
+        for (field, value) in [
+            ("mode", serde_json::json!({"reencrypt": null})),
+            ("cause", serde_json::json!({"scheduled": null})),
+            ("cause", serde_json::Value::Null),
+            ("from_cmk", serde_json::Value::Null),
+            ("not_before", serde_json::Value::Null),
+            ("job_id", bare.into()),
+            ("job_id", format!("urn:uuid:{bare}").into()),
+            ("job_id", format!("{{{bare}}}").into()),
+        ] {
+            let text = message(|m| {
+                m.insert(field.to_owned(), value);
+            });
+            let error = JobMessage::parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with("bad_field"), "{text}: {error}");
+        }
+        let text = a_move(|m| m["from"] = serde_json::json!(["w1", "c1"]));
+        let error = JobMessage::parse(&text).unwrap_err().to_string();
+        assert!(error.starts_with("bad_field"), "{error}");
+        let capital = message(|m| {
+            let id = m["job_id"].as_str().unwrap().to_uppercase();
+            m.insert("job_id".into(), id.into());
+        });
+        JobMessage::parse(&capital).unwrap();
+    }
+
+    #[test]
+    fn an_error_is_short_however_long_the_message_is() {
+        for field in ["mode", "job_id", "org", "to_cmk", "not_before", "v", "kind"] {
+            let text = message(|m| {
+                m.insert(field.to_owned(), "x".repeat(50_000).into());
+            });
+            let error = JobMessage::parse(&text).unwrap_err().to_string();
+            assert!(error.len() < 600, "{field}: {} bytes", error.len());
         }
     }
 

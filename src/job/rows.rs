@@ -75,16 +75,20 @@ impl Counts {
         self.quarantined -= other.quarantined;
     }
 
-    /// Whether the parts sum to the rows scanned.
+    /// Whether the parts sum to the rows scanned. A sum that no number holds is
+    /// not one: the counts come from a row that may be damaged.
     pub fn balances(&self) -> bool {
-        self.scanned
-            == self.rewritten
-                + self.current
-                + self.changed
-                + self.expired
-                + self.empty
-                + self.blocked
-                + self.quarantined
+        let parts = [
+            self.rewritten,
+            self.current,
+            self.changed,
+            self.expired,
+            self.empty,
+            self.blocked,
+            self.quarantined,
+        ];
+        let sum = parts.iter().try_fold(0u64, |sum, n| sum.checked_add(*n));
+        sum == Some(self.scanned)
     }
 }
 
@@ -472,6 +476,8 @@ mod tests {
         assert!(c.balances());
         assert_eq!(c.scanned, 5);
         c.scanned += 1;
+        assert!(!c.balances());
+        c.rewritten = u64::MAX;
         assert!(!c.balances());
     }
 }

@@ -94,24 +94,27 @@ impl Timing {
     /// Refuses combinations under which two owners, a torn settle or an early
     /// verdict would be possible.
     pub fn check(&self) -> Result<(), TimingError> {
-        let rules: [(bool, &'static str, String); 8] = [
-            (
-                [
-                    self.status_time_ms,
-                    self.request_timeout_ms,
-                    self.max_skew_ms,
-                    self.row_age_ms,
-                    self.lease_ms,
-                    self.margin_ms,
-                    self.grace_ms,
-                    self.drain_ms,
-                    self.blocked_retry_ms,
-                ]
-                .iter()
-                .all(|ms| (1..=31_536_000_000).contains(ms)),
-                "every wait is between 1 ms and 365 days",
-                format!("{self:?}"),
-            ),
+        // First, and alone: what the others reckon with must not overflow.
+        let in_range = [
+            self.status_time_ms,
+            self.request_timeout_ms,
+            self.max_skew_ms,
+            self.row_age_ms,
+            self.lease_ms,
+            self.margin_ms,
+            self.grace_ms,
+            self.drain_ms,
+            self.blocked_retry_ms,
+        ]
+        .iter()
+        .all(|ms| (1..=31_536_000_000).contains(ms));
+        if !in_range {
+            return Err(TimingError {
+                rule: "every wait is between 1 ms and 365 days",
+                detail: format!("{self:?}"),
+            });
+        }
+        let rules: [(bool, &'static str, String); 7] = [
             (
                 self.margin_ms > 2 * self.max_skew_ms,
                 "margin_ms must be more than twice max_skew_ms, or two workers could both trust one lease",
@@ -238,6 +241,16 @@ mod tests {
             let error = t.check().unwrap_err();
             assert!(error.rule.starts_with(rule), "{rule}: {error}");
         }
+    }
+
+    #[test]
+    fn waits_of_any_size_are_refused_and_not_reckoned_with() {
+        let mut t = Timing::embedded();
+        t.max_skew_ms = u64::MAX;
+        assert!(t.check().unwrap_err().rule.starts_with("every wait"));
+        t = Timing::embedded();
+        (t.status_time_ms, t.margin_ms) = (u64::MAX, u64::MAX);
+        assert!(t.check().is_err());
     }
 
     #[test]

@@ -4,39 +4,122 @@
 //! messages with a `ts`.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::clock::WriteTime;
 use crate::ids::{Hour, RecordId};
 use crate::import::SkipReason;
 
-/// Text, or something else where text was due.
-#[derive(Deserialize)]
-#[serde(untagged)]
+/// Text, or something else where text was due. What else it is is read over and
+/// not kept: it may be as long as the message, or as an entry of a list of
+/// channels, and many times as long once it is taken apart.
 pub(super) enum Text<'a> {
-    Is(#[serde(borrow)] Cow<'a, str>),
-    IsNot(IgnoredAny),
+    Is(Cow<'a, str>),
+    IsNot,
 }
 
 impl Text<'_> {
     pub(super) fn as_str(&self) -> Option<&str> {
         match self {
             Text::Is(text) => Some(text),
-            Text::IsNot(_) => None,
+            Text::IsNot => None,
         }
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Edited<'a> {
-    At {
-        #[serde(borrow)]
-        ts: Text<'a>,
-    },
-    IsNot(IgnoredAny),
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Text::Is(Cow::Borrowed(text)))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Text::Is(Cow::Owned(text.to_owned())))
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Text::IsNot)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Text::IsNot)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Text::IsNot)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Text::IsNot)
+    }
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Text::IsNot)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_seq(seq).map(|_| Text::IsNot)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_map(map).map(|_| Text::IsNot)
+    }
+}
+
+/// When a message was edited; `None` if `edited` does not say so, once.
+struct Edited<'a>(Option<Text<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Edited<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(EditedVisitor)
+    }
+}
+
+struct EditedVisitor;
+
+impl<'de> Visitor<'de> for EditedVisitor {
+    type Value = Edited<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Edited(None))
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Edited(None))
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Edited(None))
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Edited(None))
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Edited(None))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_seq(seq).map(|_| Edited(None))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut ts, mut times) = (None, 0);
+        while let Some(name) = map.next_key::<Text<'de>>()? {
+            if name.as_str() == Some("ts") {
+                ts = Some(map.next_value()?);
+                times += 1;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(Edited(ts.filter(|_| times == 1)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -76,8 +159,10 @@ pub(super) fn stamp(json: &[u8], latest: WriteTime) -> Result<Stamp, SkipReason>
     }
     let edited = match &fields.edited {
         None => None,
-        Some(Edited::At { ts }) => Some(ts.as_str().and_then(micros).filter(|at| *at <= latest)),
-        Some(Edited::IsNot(_)) => Some(None),
+        Some(Edited(ts)) => {
+            let ts = ts.as_ref().and_then(Text::as_str);
+            Some(ts.and_then(micros).filter(|at| *at <= latest))
+        }
     };
     Ok(Stamp {
         record: RecordId::new(ts.as_bytes()).map_err(|_| SkipReason::BadTimestamp)?,
@@ -180,6 +265,14 @@ mod tests {
             ),
             (
                 r#"{"ts":"1550077323.000200","edited":{"ts":"9000000000.000000"}}"#,
+                Ok((ts, true)),
+            ),
+            (
+                r#"{"ts":"1550077323.000200","edited":["1550077400.000000"]}"#,
+                Ok((ts, true)),
+            ),
+            (
+                r#"{"ts":"1550077323.000200","edited":{"ts":"1550077400.000000","ts":"1"}}"#,
                 Ok((ts, true)),
             ),
             (r#"{"text":"x"}"#, Err(SkipReason::NoTimestamp)),
