@@ -136,6 +136,8 @@ struct Driver {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct State {
     job: JobState,
+    /// Of a paused job: where it goes on.
+    paused_from: Option<JobState>,
     /// The registry has been changed; what the job's row says of it.
     registry: bool,
     phase: Option<CopyPhase>,
@@ -191,10 +193,11 @@ impl Jobs {
             state.round = Round::None;
         }
         // `draining` waits from its beginning on.
-        if to == JobState::Draining && from != JobState::Blocked {
+        if to == JobState::Draining && !matches!(from, JobState::Blocked | JobState::Paused) {
             state.waited = self.planted == Planted::NoDrain;
         }
-        if to.is_final() {
+        state.paused_from = (to == JobState::Paused).then_some(from);
+        if to.is_final() || to == JobState::Paused {
             state.lease = None;
         }
     }
@@ -236,7 +239,9 @@ impl Jobs {
             },
             JobState::Draining => self.drain(state),
             JobState::Blocked => self.blocked(state),
-            JobState::Drained | JobState::Failed | JobState::Cancelled => vec![],
+            JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => {
+                vec![]
+            }
         }
     }
 
@@ -379,7 +384,7 @@ impl Jobs {
             steps.live(what, next.canonical());
         };
         if !driver.drives {
-            if state.lease.is_none() && !state.job.is_final() {
+            if state.lease.is_none() && !state.job.is_final() && state.job != JobState::Paused {
                 live("claims the job", &|s| {
                     s.lease = Some(i as u8);
                     s.drivers[i] = Driver {
@@ -404,7 +409,7 @@ impl Jobs {
                 }
             }
             Some(decision) => live("writes what it decided", &|s| self.commit(s, i, decision)),
-            None if driver.overtaken || state.job.is_final() => {
+            None if driver.overtaken || state.lease != Some(i as u8) => {
                 live("reads the row again", &|s| {
                     s.drivers[i].overtaken = false;
                     s.drivers[i].drives = s.lease == Some(i as u8);
@@ -539,6 +544,21 @@ impl Jobs {
             });
             steps.chance("an operator cancels", cancelled);
         }
+        if state.job.may_pause() {
+            let paused = with(&|s| {
+                self.move_to(s, JobState::Paused, false);
+                s.written_by(None);
+            });
+            steps.chance("an operator pauses", paused);
+        }
+        if let Some(from) = state.paused_from {
+            // Nor is it to wait for an operator who paused it.
+            let resumed = with(&|s| {
+                self.move_to(s, from, false);
+                s.written_by(None);
+            });
+            steps.live("an operator resumes", resumed);
+        }
         if state.bad {
             // Nor is it to wait for a person where a cell is damaged.
             steps.live("a person mends the cell", with(&|s| s.bad = false));
@@ -585,6 +605,7 @@ impl Model for Jobs {
     fn initial(&self) -> Vec<State> {
         vec![State {
             job: JobState::Queued,
+            paused_from: None,
             registry: false,
             phase: None,
             round: Round::None,
