@@ -162,8 +162,8 @@ async fn i14_there_and_back_a_name_always_leads_to_the_channel() {
     assert_eq!(leads_to(&bench, "c9").await, "acme/w1/c1");
     let now = here(&bench, "c1").await.read.channel_row.clone();
     assert_eq!(now.place, row.place);
-    assert_eq!(now.places_had, [first_place.clone()]);
-    assert!(![first_place, there.place].contains(&now.place));
+    assert!(![&first_place, &there.place].contains(&&now.place));
+    assert_eq!(now.places_had, [first_place]);
     assert_eq!(now.outgoing, None);
 }
 
