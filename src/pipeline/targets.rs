@@ -39,11 +39,8 @@ impl Targets {
                     Some(place) => place.clone(),
                     None => place_of(task, request).await?,
                 };
-                let name = request.destination();
-                let places =
-                    patiently(&shared.clock, || shared.registry.whereabouts(&name, &place)).await;
-                seen.place = Some(place);
-                places
+                seen.place = Some(place.clone());
+                brought_to(task, request, place).await
             }
             _ => destination(task, request).await,
         };
@@ -75,6 +72,27 @@ async fn destination(task: &TaskRun, request: &MoveRequest) -> Result<Places, Re
         Ok(Places::only(view))
     } else {
         // The name is somebody else's.
+        Err(RegistryError::UnknownChannel {
+            org: to.org,
+            channel: to.channel,
+        })
+    }
+}
+
+/// The place that the copy brought the channel to, and not where later copies
+/// have taken it: only that place knows what was deleted there. What the sweep
+/// brings late, the next copy carries on; it does not end before this one.
+async fn brought_to(
+    task: &TaskRun,
+    request: &MoveRequest,
+    place: Place,
+) -> Result<Places, RegistryError> {
+    let shared = &task.shared;
+    let to = request.destination();
+    let view = patiently(&shared.clock, || shared.registry.view(&to.org, &to.channel)).await?;
+    if view.channel_row.place == place {
+        Ok(Places::only(view))
+    } else {
         Err(RegistryError::UnknownChannel {
             org: to.org,
             channel: to.channel,

@@ -210,6 +210,31 @@ impl Registry {
         Ok(of_job(&row, request.job_id).map(|outgoing| outgoing.phase))
     }
 
+    /// The job of a copy that brought this channel where it is, or once did, and
+    /// is not closed yet: its sweep may still bring late writes.
+    ///
+    /// # Errors
+    /// `UnknownChannel`, `Store`, `Malformed`.
+    pub async fn unclosed_origin(
+        &self,
+        org: &OrgId,
+        channel: &ChannelId,
+    ) -> Result<Option<JobId>, RegistryError> {
+        let (_, row) = self.channel_row(org, channel).await?;
+        for origin in row.came_from.iter().rev() {
+            let from = &origin.from;
+            let source = match self.channel_row(&from.org, &from.channel).await {
+                Err(RegistryError::UnknownChannel { .. }) => continue,
+                other => other?.1,
+            };
+            // A name that was used again since had been closed before.
+            if of_job(&source, origin.job).is_some_and(|out| out.phase < CopyPhase::Closed) {
+                return Ok(Some(origin.job));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes a copy one phase further.
     ///
     /// # Errors
@@ -351,11 +376,6 @@ impl Registry {
     /// The consents in the registry of an organization, expired ones included.
     pub async fn consents(&self, org: &OrgId) -> Result<Vec<ConsentRow>, RegistryError> {
         self.all(org, CONSENT_PREFIX).await
-    }
-
-    /// The moves from and to an organization that were activated.
-    pub async fn moves(&self, org: &OrgId) -> Result<Vec<MoveRow>, RegistryError> {
-        self.all(org, MOVE_PREFIX).await
     }
 
     /// The rows of an organization whose ids begin alike.

@@ -4,18 +4,14 @@
 use std::sync::Arc;
 
 use crate::clock::BootTime;
-use crate::ids::{ChannelId, JobId, OrgId, Place};
-use crate::job::MoveKind;
+use crate::ids::{ChannelId, JobId, OrgId};
 use crate::registry::{
-    ChannelName, ChannelRow, ChannelView, CopyPhase, Incoming, MoveRow, Registry, RegistryError,
+    ChannelName, ChannelRow, ChannelView, CopyPhase, Incoming, Registry, RegistryError,
 };
 
 /// How often a route is looked up again because a copy was called off between
 /// two reads.
 const TRIES: usize = 5;
-
-/// How many copies one after the other are followed.
-const HOPS: usize = 1000;
 
 /// What a channel's name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,66 +116,6 @@ impl Registry {
             }
         }
         Err(RegistryError::Contended(org.clone()))
-    }
-
-    /// Where the records are that a copy has brought to a place, wherever later
-    /// moves have taken them. Goes by the place and not by the name alone: the
-    /// name may have been left since, and may have others' records now.
-    ///
-    /// # Errors
-    /// `UnknownChannel` if the trail ends; `Store`, `Malformed`, `Contended`.
-    pub async fn whereabouts(
-        &self,
-        name: &ChannelName,
-        place: &Place,
-    ) -> Result<Places, RegistryError> {
-        let (mut org, mut channel, mut place) =
-            (name.org.clone(), name.channel.clone(), place.clone());
-        for _ in 0..HOPS {
-            let view = self.view(&org, &channel).await?;
-            let here = view.channel_row.place == place;
-            let left_by = view.channel_row.outgoing.as_ref().map(|out| out.job);
-            let next = match (here, left_by) {
-                (true, left_by) => match (self.route_of(view).await?, left_by) {
-                    (Some(Route::Here(places)), _) => return Ok(places),
-                    (Some(Route::MovedTo(_)), Some(job)) => self.move_row(&org, job).await?,
-                    // A copy was called off just now.
-                    _ => continue,
-                },
-                (false, _) => self.move_from(&org, &channel, &place).await?,
-            };
-            let Some(next) = next else {
-                return Err(RegistryError::UnknownChannel { org, channel });
-            };
-            (org, channel, place) = (next.to.org, next.to.channel, next.place);
-        }
-        Err(RegistryError::Contended(org))
-    }
-
-    /// The copy that led away from a place, of a channel that has another now.
-    async fn move_from(
-        &self,
-        org: &OrgId,
-        channel: &ChannelId,
-        place: &Place,
-    ) -> Result<Option<MoveRow>, RegistryError> {
-        for row in self.moves(org).await? {
-            if row.kind != MoveKind::Copy || row.from.org != *org || row.from.channel != *channel {
-                continue;
-            }
-            let to = match self.view(&row.to.org, &row.to.channel).await {
-                Err(RegistryError::UnknownChannel { .. }) => continue,
-                other => other?,
-            };
-            let came = to.channel_row.came_from.iter();
-            if came
-                .into_iter()
-                .any(|o| o.job == row.job && o.place == *place)
-            {
-                return Ok(Some(row));
-            }
-        }
-        Ok(None)
     }
 
     /// `None` if a copy was called off between the reads: look again.

@@ -22,6 +22,8 @@ pub enum Part {
     Kms,
     /// The queue.
     Queue,
+    /// An earlier copy of the channel that is not closed yet.
+    EarlierCopy,
 }
 
 impl Part {
@@ -31,6 +33,7 @@ impl Part {
             Part::Replicas => "waits for all replicas",
             Part::Kms => "waits for the KMS",
             Part::Queue => "waits for the queue",
+            Part::EarlierCopy => "waits for an earlier copy of the channel to close",
         }
     }
 }

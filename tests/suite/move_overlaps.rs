@@ -13,7 +13,7 @@ use rekeyd::job::{JobMessage, JobRow, JobState, Mode, MoveRequest};
 use rekeyd::kms::local::NewKey;
 use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::{
-    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route, Stepped,
+    CalledOff, ChannelName, ChannelView, CopyPhase, Registry, RegistryError, Route,
 };
 use rekeyd::scope::Scope;
 use rekeyd::store::{ControlTable, ControlWrite, KeyRow, SliceKey, StoreResult};
@@ -253,55 +253,6 @@ async fn allow_another(rig: &Rig, org: &OrgId) -> CmkArn {
         .await
         .unwrap();
     cmk
-}
-
-/// The sweep goes by the place: a name that was left on the way may have others'
-/// records by now.
-#[tokio::test]
-async fn i14_late_writes_follow_the_channel_and_not_a_name_that_is_used_again() {
-    let (rig, names) = filled().await;
-    let registry = &rig.registry;
-    let (c1, c4) = (&names[0], &names[1]);
-    let c2 = name(&rig, "w2", &channel("c2"));
-    let c3 = name(&rig, "w3", &channel("c3"));
-    let go = async |request: &MoveRequest, to: CopyPhase| {
-        let row = registry.activate_move(request, || true).await.unwrap();
-        let stepped = registry.advance_copy(request, to, || true).await.unwrap();
-        assert_eq!(stepped, Stepped::Yes);
-        if to >= CopyPhase::Moved {
-            registry.release_destination(request).await.unwrap();
-        }
-        row.place
-    };
-    let at = async |place| {
-        let places = registry.whereabouts(&c2, place).await.unwrap();
-        let write = places.write.iter().map(|to| to.channel.to_string());
-        (places.read.channel.to_string(), write.collect::<Vec<_>>())
-    };
-    let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-    let first = go(&request(c1, &c2), CopyPhase::Moved).await;
-    assert_eq!(at(&first).await, ("c2".to_owned(), words(&["c2"])));
-    let on = request(&c2, &c3);
-    for (phase, read, write) in [
-        (CopyPhase::Announced, "c2", words(&["c2"])),
-        (CopyPhase::Mirrored, "c2", words(&["c3", "c2"])),
-        (CopyPhase::Switched, "c3", words(&["c3", "c2"])),
-        (CopyPhase::Moved, "c3", words(&["c3"])),
-        (CopyPhase::Closed, "c3", words(&["c3"])),
-    ] {
-        go(&on, phase).await;
-        assert_eq!(at(&first).await, (read.to_owned(), write), "{phase}");
-    }
-    // Another channel comes to the name that was left.
-    let again = request(c4, &c2);
-    for phase in [CopyPhase::Mirrored, CopyPhase::Switched, CopyPhase::Moved] {
-        go(&again, phase).await;
-        assert_eq!(
-            at(&first).await,
-            ("c3".to_owned(), words(&["c3"])),
-            "{phase}"
-        );
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -560,6 +560,57 @@ async fn leave_behind(rig: &Rig, request: &MoveRequest) {
     }
 }
 
+/// Left behind, then deleted where the channel is by now, which is copied on;
+/// then the key opens. The first copy's sweep brings the rest to the end of the
+/// chain and not the deleted one: the place between knows of the delete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i14_what_was_left_behind_and_deleted_between_two_copies_stays_deleted() {
+    let (rig, from) = filled().await;
+    let old = view(&rig, &from).await;
+    let mut before = seen(&messages(&rig, &old).await);
+    let hour = hours(&rig, &from.org, &from.channel).await[1];
+    let pairs = [
+        ("channel", from.channel.as_str()),
+        ("hour", &hour.to_string()),
+    ];
+    rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
+    let mid = name(&rig, "w2", &channel("c2"));
+    let end = name(&rig, "w3", &channel("c3"));
+    let one = request(&from, &mid);
+    let worker = rig.worker().await;
+    let first = ask(&rig, &one).await;
+    rig.wait_state(first, JobState::Blocked).await;
+    leave_behind(&rig, &one).await;
+    let waits = |row: &JobRow| {
+        let copy = row.copy.as_ref().unwrap();
+        row.state == JobState::Blocked && copy.phase == CopyPhase::Moved
+    };
+    rig.wait(first, "the sweep waits", waits).await;
+
+    let deleted = before.keys().find(|(at, _)| *at == hour).unwrap().clone();
+    let at = WriteTime(before[&deleted].write_time.0 + 1);
+    let there = view(&rig, &mid).await.partition(hour);
+    rig.store.delete_row(&there, &deleted.1, at).await.unwrap();
+    before.remove(&deleted);
+
+    let second = ask(&rig, &request(&mid, &end)).await;
+    rig.wait(second, "the end of the chain", |row| {
+        row.copy
+            .as_ref()
+            .is_some_and(|copy| copy.phase >= CopyPhase::Moved)
+    })
+    .await;
+    rig.ring.remove_deny("revoked").unwrap();
+    rig.wait_state(first, JobState::Drained).await;
+    rig.wait_state(second, JobState::Drained).await;
+    worker.stop().await;
+    let found = seen(&messages(&rig, &view(&rig, &end).await).await);
+    assert!(!found.contains_key(&deleted), "it came back");
+    assert_eq!(found, before);
+    assert_eq!(live(&rig, &old).await, 0);
+    assert_eq!(live(&rig, &view(&rig, &mid).await).await, 0);
+}
+
 /// A cell that nobody can open stays where it is, and the verdict says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i13_a_damaged_cell_stays_in_the_old_place_and_is_named() {

@@ -27,7 +27,7 @@ use crate::store::{
 /// What happens at a point of a call, once.
 pub type Hook = Box<dyn FnOnce() -> futures::future::BoxFuture<'static, StoreResult<()>> + Send>;
 
-/// Something happens at one of the next writes or deletes.
+/// Something happens at one of the next requests.
 #[derive(Default)]
 pub struct AtRequest {
     /// Requests to let pass first.
@@ -42,6 +42,8 @@ pub struct AtRequest {
 #[derive(Default)]
 pub struct Taps {
     pub at_request: Mutex<Option<AtRequest>>,
+    /// The same for reads of one record or a page.
+    pub at_read: Mutex<Option<AtRequest>>,
     pub after_write: Mutex<Option<Hook>>,
     pub after_delete: Mutex<Option<Hook>>,
     pub in_kms: Mutex<Option<Hook>>,
@@ -65,10 +67,10 @@ async fn run(hook: &Mutex<Option<Hook>>) -> StoreResult<()> {
     }
 }
 
-impl Taps {
-    /// The hook for this write or delete, if it is the one: before, or after.
-    fn of_request(&self) -> (Option<Hook>, Option<Hook>) {
-        let mut armed = self.at_request.lock().unwrap();
+impl AtRequest {
+    /// The hooks for this request, if it is the one: before, and after.
+    fn of(armed: &Mutex<Option<AtRequest>>) -> (Option<Hook>, Option<Hook>) {
+        let mut armed = armed.lock().unwrap();
         match armed.as_mut() {
             Some(at) if at.skip > 0 => {
                 at.skip -= 1;
@@ -100,18 +102,26 @@ impl Store for TappedStore {
         limit: PageLimit,
         consistency: Consistency,
     ) -> StoreResult<Page> {
-        self.0.read_page(partition, after, limit, consistency).await
+        let (before, and_then) = AtRequest::of(&self.1.at_read);
+        run_now(before).await?;
+        let page = self.0.read_page(partition, after, limit, consistency).await;
+        run_now(and_then).await?;
+        page
     }
     async fn read_cell(
         &self,
         partition: &Partition,
         record: &RecordId,
     ) -> StoreResult<Option<StoredCell>> {
-        self.0.read_cell(partition, record).await
+        let (before, after) = AtRequest::of(&self.1.at_read);
+        run_now(before).await?;
+        let stored = self.0.read_cell(partition, record).await;
+        run_now(after).await?;
+        stored
     }
     async fn write_cells(&self, partition: &Partition, writes: &[CellWrite]) -> StoreResult<()> {
         self.1.counts.lock().unwrap().writes += 1;
-        let (before, after) = self.1.of_request();
+        let (before, after) = AtRequest::of(&self.1.at_request);
         run_now(before).await?;
         self.0.write_cells(partition, writes).await?;
         run_now(after).await?;
@@ -124,7 +134,7 @@ impl Store for TappedStore {
         at: WriteTime,
     ) -> StoreResult<()> {
         self.1.counts.lock().unwrap().deletes += 1;
-        let (before, after) = self.1.of_request();
+        let (before, after) = AtRequest::of(&self.1.at_request);
         run_now(before).await?;
         self.0.delete_row(partition, record, at).await?;
         run_now(after).await?;

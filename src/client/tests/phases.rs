@@ -674,18 +674,27 @@ async fn a_write_that_slept_through_two_copies_is_not_repeated() {
     assert_eq!(bench.counts().writes, 1);
 }
 
-/// A reader that stood still has looked into a place that was swept meanwhile.
+/// A reader that stood still has looked into a place that was left and swept
+/// meanwhile.
 #[tokio::test]
-async fn an_answer_from_a_place_that_was_left_is_not_believed() {
-    let bench = Arc::new(Bench::new().await);
-    write(&bench.c1(), "m", "x").await;
-    let late = another(&bench).await;
-    assert_eq!(read(&late, "m").await.as_deref(), Some("x"));
-    let mover = Mover::of_c1(&bench).await;
-    mover.up_to(&bench, CopyPhase::Closed, &[hour(HOUR)]).await;
-    bench.clock.advance(settle());
-    assert_eq!(read(&late, "m").await.as_deref(), Some("x"));
-    assert_eq!(list(&late).await.len(), 1);
+async fn i14_an_answer_from_a_place_that_was_left_is_not_believed() {
+    for lists in [true, false] {
+        let bench = Arc::new(Bench::new().await);
+        write(&bench.c1(), "m", "x").await;
+        let sleeper = Sleeper::new(&bench).await;
+        let mover = Arc::new(Mover::of_c1(&bench).await);
+        let its = mover.clone();
+        sleeper.stop(&bench, 0, true, move |bench: Arc<Bench>| async move {
+            its.up_to(&bench, CopyPhase::Closed, &[hour(HOUR)]).await;
+        });
+        let at_read = bench.taps.at_request.lock().unwrap().take();
+        *bench.taps.at_read.lock().unwrap() = at_read;
+        match lists {
+            true => assert_eq!(list(&sleeper.channel).await.len(), 1),
+            false => assert_eq!(read(&sleeper.channel, "m").await.as_deref(), Some("x")),
+        }
+        assert!(ends(&bench, &mover, "m").await[1].is_none());
+    }
 }
 
 /// Nothing was sent before the KMS answered, and that took long: the write's

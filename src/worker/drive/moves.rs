@@ -10,6 +10,7 @@ use crate::clock::WallTime;
 use crate::job::{Activated, CopyProgress, JobRow, JobState, MoveKind, MoveRequest, Pass, Verdict};
 use crate::killpoint;
 use crate::registry::{CopyPhase, RegistryError, Stepped};
+use crate::telemetry::waiting::Part;
 use crate::worker::WorkerError;
 use crate::worker::drive::Driver;
 use crate::worker::drive::sum::Sum;
@@ -278,7 +279,7 @@ impl Driver<'_> {
         job: &JobRow,
         request: &MoveRequest,
     ) -> Result<(), WorkerError> {
-        if self.still_drains(job) {
+        if self.still_drains(job) || self.waits_for_earlier_copy(job, request).await? {
             return self.look_again().await;
         }
         let round = self.round(job, Pass::Sweep).await?;
@@ -324,6 +325,31 @@ impl Driver<'_> {
             left_behind,
         };
         self.end(job, &verdict, &sum, left_behind).await
+    }
+
+    /// Whether the source is still being filled by the sweep of an earlier copy,
+    /// that brought the channel here. What comes late goes from place to place,
+    /// since each knows what was deleted while the channel was there; so no place
+    /// is swept before the one before it is closed.
+    async fn waits_for_earlier_copy(
+        &self,
+        job: &JobRow,
+        request: &MoveRequest,
+    ) -> Result<bool, WorkerError> {
+        if job.round.is_some() {
+            // Looked at before it was planned; a copy that is closed stays so.
+            return Ok(false);
+        }
+        let registry = &self.worker.shared.registry;
+        let earlier = registry
+            .unclosed_origin(&request.org, &request.from.channel)
+            .await?;
+        let waiting = &self.worker.name.waiting;
+        match earlier {
+            Some(earlier) => waiting.note(Part::EarlierCopy, &format!("job {earlier}")),
+            None => waiting.clear(Part::EarlierCopy),
+        }
+        Ok(earlier.is_some())
     }
 
     async fn end(
