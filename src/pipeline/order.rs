@@ -10,6 +10,12 @@ pub struct InOrder<T> {
     waiting: BTreeMap<(u64, u64), (bool, T)>,
 }
 
+impl<T> Default for InOrder<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> InOrder<T> {
     /// Nothing seen yet: slice 0, page 0 is next.
     pub fn new() -> Self {

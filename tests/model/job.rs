@@ -48,6 +48,9 @@ struct Jobs {
     gone: RefCell<BTreeSet<(JobState, JobState)>>,
 }
 
+/// The state after a change of it.
+type Changed<'a> = dyn Fn(&dyn Fn(&mut State)) -> State + 'a;
+
 impl Jobs {
     fn new(kind: Kind, planted: Planted) -> Self {
         let gone = RefCell::default();
@@ -528,12 +531,7 @@ impl Jobs {
         self.of_operator(state, steps, &with);
     }
 
-    fn of_operator(
-        &self,
-        state: &State,
-        steps: &mut Steps<State>,
-        with: &dyn Fn(&dyn Fn(&mut State)) -> State,
-    ) {
+    fn of_operator(&self, state: &State, steps: &mut Steps<State>, with: &Changed<'_>) {
         if state.job.may_become(JobState::Cancelled) {
             let cancelled = with(&|s| {
                 self.move_to(s, JobState::Cancelled, false);

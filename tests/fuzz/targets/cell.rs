@@ -152,7 +152,7 @@ fn comes_back_or_not_at_all(text: &[u8]) {
     for (n, byte) in text.iter().enumerate() {
         nonce[n % 12] ^= byte.rotate_left(n as u32 % 8);
     }
-    let expiry = (text.len() % 3 == 0).then_some(1_893_456_000);
+    let expiry = text.len().is_multiple_of(3).then_some(1_893_456_000);
     let cell = cell::seal(&fixed.key, epoch, expiry, &nonce, &locus, text)
         .expect("what a fuzzer gives is no longer than a message may be");
     assert_eq!(cell.len(), text.len() + OVERHEAD_BYTES);
