@@ -15,7 +15,7 @@
 //! | `network` | a rekey while the network to each server fails |
 //! | `roles` | a rewrap by a role that may not decrypt, and the verifier's role |
 //! | of `../suite`: `rekey`, `moves`, `blocked`, `invariants`, `refusals` | the same jobs on these parts |
-//! | of `../recovery`: `kill_points`, `random_kills` | the same deaths on these parts |
+//! | of `../recovery`: `kill_points`, `move_storms`, `random_kills` | the same deaths on these parts |
 //! | `store` | the store on Cassandra |
 
 mod aws;
@@ -46,6 +46,8 @@ mod holding;
 mod invariants;
 #[path = "../recovery/kill_points.rs"]
 mod kill_points;
+#[path = "../recovery/move_storms.rs"]
+mod move_storms;
 #[path = "../suite/moves.rs"]
 mod moves;
 #[path = "../recovery/process.rs"]

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `kill_points` | a death before and after every durable step |
 //! | `move_kill_points` | the same for a channel's move |
+//! | `move_storms` | channels that move under traffic, deaths and a rekey |
 //! | `random_kills` | deaths at any instant, and zombies |
 //! | `site` | a store with traffic on it, and what must be true at the end |
 //! | `process` | a worker process |
@@ -19,6 +20,7 @@ mod backend;
 mod holding;
 mod kill_points;
 mod move_kill_points;
+mod move_storms;
 mod process;
 mod random_kills;
 #[path = "../suite/rig.rs"]

@@ -16,11 +16,11 @@ use crate::site::{Site, Template};
 /// Environment: how many workers are killed at random. A long run has hundreds.
 pub const KILLS: &str = "REKEYD_TEST_KILLS";
 /// Environment: runs one seed again.
-const SEED: &str = "REKEYD_TEST_SEED";
+pub const SEED: &str = "REKEYD_TEST_SEED";
 
 const WORKERS: usize = 3;
 
-fn number(variable: &str) -> Option<u64> {
+pub fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().expect("a number"))
 }
@@ -83,7 +83,7 @@ async fn storm(site: Site, mode: Mode, deaths: u64, random: &mut StdRng) {
     site.check(traffic, &row, deaths + 1).await;
 }
 
-fn between(random: &mut StdRng, from_ms: u64, to_ms: u64) -> Duration {
+pub fn between(random: &mut StdRng, from_ms: u64, to_ms: u64) -> Duration {
     let span = Duration::from_millis(random.random_range(from_ms..to_ms));
     debug_assert!(span < PATIENCE);
     span
