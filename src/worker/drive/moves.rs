@@ -279,7 +279,10 @@ impl Driver<'_> {
         job: &JobRow,
         request: &MoveRequest,
     ) -> Result<(), WorkerError> {
-        if self.still_drains(job) || self.waits_for_earlier_copy(job, request).await? {
+        let is_first = job.drain_until_ms.is_none();
+        if self.still_drains(job)
+            || (!is_first && self.waits_for_earlier_copy(job, request).await?)
+        {
             return self.look_again().await;
         }
         let round = self.round(job, Pass::Sweep).await?;
@@ -292,7 +295,6 @@ impl Driver<'_> {
             return self.block(job, &sum).await;
         }
         let counts = &sum.counts;
-        let is_first = job.drain_until_ms.is_none();
         if is_first || counts.rewritten + counts.current + counts.changed > 0 {
             // Late writes were carried over: more may come as late, so they are
             // waited for as long again. Rows that were only purged are looked
@@ -330,7 +332,9 @@ impl Driver<'_> {
     /// Whether the source is still being filled by the sweep of an earlier copy,
     /// that brought the channel here. What comes late goes from place to place,
     /// since each knows what was deleted while the channel was there; so no place
-    /// is swept before the one before it is closed.
+    /// is swept for the last time before the one before it is closed. The first
+    /// sweep does not wait: what is deleted has to leave the source while the
+    /// store still knows of the delete.
     async fn waits_for_earlier_copy(
         &self,
         job: &JobRow,
