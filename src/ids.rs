@@ -133,7 +133,7 @@ text_id!(
 impl Place {
     /// A new place from 128 bits of the operating system's randomness.
     pub fn random() -> Self {
-        let bytes: [u8; 16] = rand::random();
+        let bytes: [u8; 16] = crate::replay::random();
         Self(hex::encode(bytes))
     }
 }
@@ -185,7 +185,7 @@ pub struct JobId(uuid::Uuid);
 impl JobId {
     /// A new random id.
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4())
+        Self(uuid::Builder::from_random_bytes(crate::replay::random()).into_uuid())
     }
 }
 

@@ -21,8 +21,11 @@ pub mod kms;
 pub mod pipeline;
 pub mod queue;
 pub mod registry;
+pub mod replay;
 pub mod retry;
 pub mod scope;
+#[cfg(debug_assertions)]
+pub mod sim;
 pub mod store;
 pub mod telemetry;
 pub mod verify;

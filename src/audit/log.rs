@@ -15,6 +15,7 @@ use super::record::{Record, RecordType};
 use super::writer::{FileSink, Sink, Writer};
 use crate::clock::{SharedClock, WallTime};
 use crate::kms::Use;
+use crate::replay;
 
 /// Records that may wait to be written. About 8 MiB at the usual size.
 pub const QUEUE_RECORDS: usize = 8192;
@@ -173,7 +174,35 @@ struct Inner {
     clock: SharedClock,
     stream: String,
     path: PathBuf,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Hand>,
+}
+
+/// Who writes.
+enum Hand {
+    /// A thread of the log's own.
+    OfAThread(Option<JoinHandle<()>>),
+    /// Whoever records, before it goes on: in a simulation, which has one thread.
+    OfTheCaller(Writer),
+}
+
+impl Inner {
+    /// There is something to write.
+    fn wake_the_writer(&self) {
+        if !replay::is_on() {
+            self.shared.work.notify_one();
+            return;
+        }
+        let mut hand = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Hand::OfTheCaller(writer) = &mut *hand {
+            let mut state = self.shared.lock();
+            if state.failed {
+                return;
+            }
+            let (batch, ending) = (state.take_queue(), state.ending);
+            drop(state);
+            writer.write_out(batch, true, ending, &self.shared);
+        }
+    }
 }
 
 /// One stream of the audit log: one file, one hash chain, one process. A handle
@@ -202,7 +231,7 @@ impl AuditLog {
     /// Blocks for one sync; meant for the start of a process.
     pub fn open(dir: &Path, origin: Origin, clock: SharedClock) -> Result<Self, AuditError> {
         let now = clock.wall();
-        let stream = Ulid::from_parts(now.unix_ms(), rand::random()).to_string();
+        let stream = Ulid::from_parts(now.unix_ms(), replay::random()).to_string();
         let path = dir.join(file_name(now, &origin.service, &stream));
         let sink = FileSink::create(&path).map_err(|e| AuditError::Open {
             path: path.clone(),
@@ -217,7 +246,7 @@ impl AuditLog {
         origin: Origin,
         clock: SharedClock,
     ) -> Result<Self, AuditError> {
-        let stream = Ulid::from_parts(clock.wall().unix_ms(), rand::random()).to_string();
+        let stream = Ulid::from_parts(clock.wall().unix_ms(), replay::random()).to_string();
         Self::start(PathBuf::from("(sink)"), stream, sink, origin, clock)
     }
 
@@ -259,19 +288,22 @@ impl AuditLog {
                     }),
                 });
                 let writer = Writer { chain, sink };
+                if replay::is_on() {
+                    return Ok((shared, Hand::OfTheCaller(writer)));
+                }
                 let (theirs, their_clock) = (shared.clone(), clock.clone());
                 std::thread::Builder::new()
                     .name("audit".to_owned())
                     .spawn(move || writer.run(theirs, their_clock))
-                    .map(|thread| (shared, thread))
+                    .map(|thread| (shared, Hand::OfAThread(Some(thread))))
             });
         match thread {
-            Ok((shared, thread)) => Ok(Self(Arc::new(Inner {
+            Ok((shared, hand)) => Ok(Self(Arc::new(Inner {
                 shared,
                 clock,
                 stream,
                 path,
-                writer: Mutex::new(Some(thread)),
+                writer: Mutex::new(hand),
             }))),
             Err(e) => Err(AuditError::Failed {
                 path,
@@ -309,7 +341,7 @@ impl AuditLog {
         // The time is read under the lock, so that it rises with the number.
         let ticket = state.push(self.0.clock.wall(), record);
         drop(state);
-        shared.work.notify_one();
+        self.0.wake_the_writer();
         ticket
     }
 
@@ -346,7 +378,8 @@ impl AuditLog {
             let mut state = shared.lock();
             if state.sync_wanted < want {
                 state.sync_wanted = want;
-                shared.work.notify_one();
+                drop(state);
+                self.0.wake_the_writer();
             }
         }
         self.wait(|p| p.durable >= want).await
@@ -387,7 +420,7 @@ impl AuditLog {
                 state.ending = Ending::Closed;
             }
         }
-        shared.work.notify_one();
+        self.0.wake_the_writer();
         self.wait(|p| p.ended).await?;
         Ok(self.head())
     }
@@ -440,13 +473,14 @@ impl Drop for Inner {
             state.ending = Ending::Dropped;
         }
         drop(state);
-        self.shared.work.notify_one();
-        let thread = self
+        self.wake_the_writer();
+        let hand = self
             .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Hand::OfAThread(thread) = hand
+            && let Some(thread) = thread.take()
+        {
             // A panic of the writer has already failed every waiter.
             let _ = thread.join();
         }

@@ -98,23 +98,40 @@ impl Writer {
             shared.room_made();
 
             let must_sync = must_sync || ending != Ending::No;
-            let result = self
-                .write(batch)
-                .and_then(|()| if must_sync { self.sync() } else { Ok(()) });
-            if let Err(error) = result {
-                metrics::counter!(AUDIT_FAILURES).increment(1);
-                shared.failed(&error);
+            if !self.write_out(batch, must_sync, ending, &shared) {
                 return;
             }
             if must_sync {
                 synced = self.chain.next_seq();
-                shared.synced(synced, self.chain.head());
-            }
-            if ending != Ending::No {
-                shared.ended();
-                return;
             }
         }
+    }
+
+    /// Writes what waited and says how far it is. `false` when the log is at its
+    /// end, in order or not.
+    pub fn write_out(
+        &mut self,
+        batch: Vec<Pending>,
+        must_sync: bool,
+        ending: Ending,
+        shared: &Shared,
+    ) -> bool {
+        let result = self
+            .write(batch)
+            .and_then(|()| if must_sync { self.sync() } else { Ok(()) });
+        if let Err(error) = result {
+            metrics::counter!(AUDIT_FAILURES).increment(1);
+            shared.failed(&error);
+            return false;
+        }
+        if must_sync {
+            shared.synced(self.chain.next_seq(), self.chain.head());
+        }
+        if ending != Ending::No {
+            shared.ended();
+            return false;
+        }
+        true
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -58,7 +58,7 @@ impl Last {
 impl WriteTimes {
     /// For a new client, with a random id.
     pub(super) fn new() -> Self {
-        Self::for_client(rand::random())
+        Self::for_client(crate::replay::random())
     }
 
     fn for_client(id: u64) -> Self {

@@ -18,10 +18,10 @@ impl NonceSource {
     /// # Panics
     /// If the operating system gives no randomness: nothing can be sealed then.
     pub fn new() -> Self {
-        Self(
+        Self(crate::replay::generator().unwrap_or_else(|| {
             StdRng::try_from_rng(&mut SysRng)
-                .expect("the operating system gives randomness; nothing is safe without"),
-        )
+                .expect("the operating system gives randomness; nothing is safe without")
+        }))
     }
 
     /// The next nonce.

@@ -16,7 +16,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 pub use look::{ReadBack, read_back};
@@ -210,6 +209,11 @@ impl Traffic {
         self.shared.report().counts.clone()
     }
 
+    /// The same, with the violations.
+    pub fn so_far(&self) -> Report {
+        self.shared.report().clone()
+    }
+
     /// Waits until so many operations have succeeded in all.
     pub async fn reached(&self, operations: u64) {
         let mut done = self.shared.done.subscribe();
@@ -273,16 +277,17 @@ struct Hand {
 
 impl Hand {
     async fn work(mut self, each: Duration, stop: CancellationToken) -> io::Result<()> {
+        let clock = self.shared.clock.clone();
         let first = each.mul_f64(self.rng.random_range(0.0..1.0));
-        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + first, each);
-        // A slow store slows the traffic down; it is not flooded afterwards.
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = clock.boot().plus(first);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                _ = tick.tick() => {}
+                () = clock.sleep(due.since(clock.boot())) => {}
             }
+            // A slow store slows the traffic down; it is not flooded afterwards.
+            due = due.max(clock.boot()).plus(each);
             match self.deed {
                 Deed::Read => self.read().await,
                 Deed::Write => self.write(Lifetime::Lasting).await?,

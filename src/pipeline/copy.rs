@@ -41,10 +41,7 @@ pub(super) async fn run(
     let mut more = true;
     loop {
         tokio::select! {
-            page = pages.recv(), if more && copying.len() < task.shared.limits.kms => match page {
-                Some(page) => copying.push(copy_page(&task, page)),
-                None => more = false,
-            },
+            biased;
             Some(tally) = copying.next(), if !copying.is_empty() => {
                 let mut tally: Tally = tally?;
                 // Not by way of the checkpoint, which may be busy saving one.
@@ -54,6 +51,10 @@ pub(super) async fn run(
                     return Ok(());
                 }
             }
+            page = pages.recv(), if more && copying.len() < task.shared.limits.kms => match page {
+                Some(page) => copying.push(copy_page(&task, page)),
+                None => more = false,
+            },
             else => return Ok(()),
         }
     }

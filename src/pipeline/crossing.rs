@@ -8,20 +8,36 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::pipeline::TaskError;
+use crate::replay;
 
 /// Has one piece of work done on the compute threads.
 pub(super) async fn cross_once<O: Send + 'static>(
     pool: &rayon::ThreadPool,
     work: impl FnOnce() -> O + Send + 'static,
 ) -> Result<O, TaskError> {
+    hand_over(pool, work).await.map_err(|_| TaskError::Compute)
+}
+
+/// A panic of the work must cost the task, not the process: its answer is then
+/// an error. What is behind it is dropped with it, and the task is taken up again
+/// at its checkpoint.
+fn hand_over<O: Send + 'static>(
+    pool: &rayon::ThreadPool,
+    work: impl FnOnce() -> O + Send + 'static,
+) -> oneshot::Receiver<O> {
     let (done, answer) = oneshot::channel();
-    pool.spawn(move || {
-        // As below: a panic costs the task, not the process.
+    let run = move || {
         if let Ok(result) = catch_unwind(AssertUnwindSafe(work)) {
+            // Nobody listens any more if the task was dropped meanwhile.
             let _ = done.send(result);
         }
-    });
-    answer.await.map_err(|_| TaskError::Compute)
+    };
+    if replay::is_on() {
+        run();
+    } else {
+        pool.spawn(run);
+    }
+    answer
 }
 
 /// Items handed over at once at most. Real pages are small: one by one, the
@@ -42,37 +58,28 @@ where
 {
     let work = Arc::new(work);
     let most = pool.current_num_threads() * 2;
-    let mut computing = FuturesUnordered::new();
+    let mut computing: FuturesUnordered<oneshot::Receiver<Vec<O>>> = FuturesUnordered::new();
     let mut buffer = Vec::with_capacity(ITEMS_AT_ONCE);
     let mut more = true;
     loop {
         tokio::select! {
-            n = items.recv_many(&mut buffer, ITEMS_AT_ONCE), if more && computing.len() < most => {
-                if n == 0 {
-                    more = false;
-                    continue;
-                }
-                let batch: Vec<I> = std::mem::take(&mut buffer);
-                let (done, answer) = oneshot::channel();
-                let work = work.clone();
-                pool.spawn(move || {
-                    // A panic here must cost the task, not the process. What is
-                    // behind it is dropped with it: the task is taken up again
-                    // at its checkpoint.
-                    let all = move || batch.into_iter().map(|item| work(item)).collect::<Vec<O>>();
-                    if let Ok(results) = catch_unwind(AssertUnwindSafe(all)) {
-                        // Nobody listens any more if the task was dropped meanwhile.
-                        let _ = done.send(results);
-                    }
-                });
-                computing.push(answer);
-            }
+            biased;
             Some(results) = computing.next(), if !computing.is_empty() => {
                 for result in results.map_err(|_| TaskError::Compute)? {
                     if out.send(result).await.is_err() {
                         return Ok(());
                     }
                 }
+            }
+            n = items.recv_many(&mut buffer, ITEMS_AT_ONCE), if more && computing.len() < most => {
+                if n == 0 {
+                    more = false;
+                    continue;
+                }
+                let batch: Vec<I> = std::mem::take(&mut buffer);
+                let work = work.clone();
+                let all = move || batch.into_iter().map(|item| work(item)).collect::<Vec<O>>();
+                computing.push(hand_over(&pool, all));
             }
             else => return Ok(()),
         }

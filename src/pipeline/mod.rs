@@ -88,6 +88,8 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Shortest time between two checkpoints of a task.
     pub checkpoint_ms: u64,
+    /// Slices of one task at most.
+    pub task_slices: u64,
 }
 
 impl Default for Limits {
@@ -102,6 +104,7 @@ impl Default for Limits {
             batch_rows: 100,
             batch_bytes: 128 << 10,
             checkpoint_ms: 500,
+            task_slices: plan::SLICES_PER_TASK,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock::SharedClock;
 use crate::job::BookError;
 use crate::registry::RegistryError;
+use crate::replay;
 use crate::store::{StoreError, StoreErrorClass};
 use crate::telemetry::metrics::STORE_ERRORS;
 
@@ -53,7 +54,7 @@ where
             Err(error) if error.may_pass() => {
                 metrics::counter!(STORE_ERRORS, "class" => "transient").increment(1);
                 tracing::warn!(%error, "the store is away; trying again");
-                clock.sleep(ceiling.mul_f64(rand::random())).await;
+                clock.sleep(ceiling.mul_f64(replay::random())).await;
                 ceiling = (ceiling * 2).min(LONGEST_WAIT);
             }
             answer => return answer,

@@ -125,12 +125,17 @@ impl SliceWalk {
 /// ends, and the last has no end. A slice that appears later than the plan is in
 /// one of them or before the first. None needs to be gone through: its key row
 /// was written after the settle, so all in it is of the new state (I11).
-#[derive(Default)]
 pub struct Cutter {
+    most: u64,
     run: Option<(SliceId, u64)>,
 }
 
 impl Cutter {
+    /// For tasks of at most so many slices.
+    pub fn of(most: u64) -> Self {
+        Self { most, run: None }
+    }
+
     /// Takes the next slice; gives a task when one is full.
     pub fn push(&mut self, slice: SliceId) -> Option<TaskRow> {
         match &mut self.run {
@@ -138,7 +143,7 @@ impl Cutter {
                 self.run = Some((slice, 1));
                 None
             }
-            Some((_, n)) if *n < SLICES_PER_TASK => {
+            Some((_, n)) if *n < self.most => {
                 *n += 1;
                 None
             }
@@ -150,8 +155,8 @@ impl Cutter {
     }
 
     /// The last task.
-    pub fn finish(self) -> Option<TaskRow> {
-        self.run.map(|(from, n)| task(from, None, n))
+    pub fn finish(&mut self) -> Option<TaskRow> {
+        self.run.take().map(|(from, n)| task(from, None, n))
     }
 }
 
@@ -268,7 +273,7 @@ mod tests {
     #[test]
     fn tasks_lie_end_to_end() {
         for total in [0u64, 1, 255, 256, 257, 512, 1000] {
-            let mut cutter = Cutter::default();
+            let mut cutter = Cutter::of(SLICES_PER_TASK);
             let mut tasks = Vec::new();
             for n in 0..total {
                 tasks.extend(cutter.push(slice(n as u32)));

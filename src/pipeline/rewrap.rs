@@ -30,15 +30,16 @@ pub(super) async fn run(
     let mut more = true;
     loop {
         tokio::select! {
-            page = pages.recv(), if more && working.len() < task.shared.limits.kms => match page {
-                Some(page) => working.push(one_page(&task, page)),
-                None => more = false,
-            },
+            biased;
             Some(tally) = working.next(), if !working.is_empty() => {
                 if done.send(tally?).await.is_err() {
                     return Ok(());
                 }
             }
+            page = pages.recv(), if more && working.len() < task.shared.limits.kms => match page {
+                Some(page) => working.push(one_page(&task, page)),
+                None => more = false,
+            },
             else => return Ok(()),
         }
     }

@@ -31,15 +31,16 @@ pub(super) async fn run(
     let mut more = true;
     loop {
         tokio::select! {
+            biased;
+            Some(read) = reading.next(), if !reading.is_empty() => {
+                read?;
+                under_way.store(reading.len(), Ordering::Relaxed);
+            }
             ticket = tickets.recv(), if more && reading.len() < task.shared.limits.slices => {
                 match ticket {
                     Some(ticket) => reading.push(read_slice(&task, ticket, &under_way, &work, &done)),
                     None => more = false,
                 }
-                under_way.store(reading.len(), Ordering::Relaxed);
-            }
-            Some(read) = reading.next(), if !reading.is_empty() => {
-                read?;
                 under_way.store(reading.len(), Ordering::Relaxed);
             }
             else => return Ok(()),

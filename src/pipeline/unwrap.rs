@@ -152,10 +152,7 @@ pub(super) async fn run(
     let mut more = true;
     loop {
         tokio::select! {
-            page = pages.recv(), if more && opening.len() < task.shared.limits.kms => match page {
-                Some(page) => opening.push(open_page(&task, page)),
-                None => more = false,
-            },
+            biased;
             Some(opened) = opening.next(), if !opening.is_empty() => {
                 let page: OpenablePage = opened?;
                 let sent = if page.page.cells.is_empty() {
@@ -167,6 +164,10 @@ pub(super) async fn run(
                     return Ok(());
                 }
             }
+            page = pages.recv(), if more && opening.len() < task.shared.limits.kms => match page {
+                Some(page) => opening.push(open_page(&task, page)),
+                None => more = false,
+            },
             else => return Ok(()),
         }
     }

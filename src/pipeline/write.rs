@@ -17,6 +17,7 @@ use crate::pipeline::patience::{FIRST_WAIT, LONGEST_WAIT, patiently};
 use crate::pipeline::work::{NewCell, SealedPage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
 use crate::registry::{ChannelView, RegistryError};
+use crate::replay;
 use crate::store::{CellWrite, Partition, StoreErrorClass};
 use crate::telemetry::metrics::{STORE_ERRORS, STORE_WRITE_SECONDS};
 
@@ -30,12 +31,9 @@ pub(super) async fn run(
     let mut more = true;
     loop {
         tokio::select! {
-            page = pages.recv(), if more && writing.len() < task.shared.limits.writes => match page {
-                Some(page) => writing.push(write_page(&task, page)),
-                None => more = false,
-            },
+            biased;
             Some(tally) = writing.next(), if !writing.is_empty() => {
-                let mut tally = tally?;
+                let mut tally: Tally = tally?;
                 // Not by way of the checkpoint, which may be busy saving one.
                 tally.room = None;
                 tally.turn = None;
@@ -43,6 +41,10 @@ pub(super) async fn run(
                     return Ok(());
                 }
             }
+            page = pages.recv(), if more && writing.len() < task.shared.limits.writes => match page {
+                Some(page) => writing.push(write_page(&task, page)),
+                None => more = false,
+            },
             else => return Ok(()),
         }
     }
@@ -176,7 +178,7 @@ pub(super) async fn send(
                 StoreErrorClass::Transient => {
                     metrics::counter!(STORE_ERRORS, "class" => "transient").increment(1);
                     tracing::warn!(%error, "the store did not take a batch; trying again");
-                    shared.clock.sleep(wait.mul_f64(rand::random())).await;
+                    shared.clock.sleep(wait.mul_f64(replay::random())).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 StoreErrorClass::Invalid => {

@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::seq::SliceRandom;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -15,6 +14,7 @@ use crate::ids::{JobId, OrgId};
 use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
+use crate::replay;
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 
@@ -48,6 +48,7 @@ pub(super) async fn run(
         }
         let mut idle_stop = stop.clone();
         tokio::select! {
+            biased;
             Some(ended) = running.join_next(), if !running.is_empty() => match joined(ended) {
                 Ok(()) => {}
                 Err(error) if error.may_pass() => {
@@ -147,7 +148,7 @@ impl Finder {
                 tasks.retain(|task| is_claimable(&task.row, now_ms));
                 // Workers that list at the same moment should not race for the
                 // same task.
-                tasks.shuffle(&mut rand::rng());
+                replay::shuffle(&mut tasks);
                 self.seen.insert(key, tasks);
             }
             while let Some(task) = self.seen.get_mut(&key).and_then(Vec::pop) {
@@ -242,9 +243,11 @@ async fn run_task(
     let watcher = stop_when_unwanted(&worker, &job, round.number, stop, &stop_task);
     let ended = async {
         tokio::select! {
-            ended = pipeline::run(run.clone()) => ended,
+            // A busy pipeline must not hold up the renewals.
+            biased;
             lost = hold.keep() => Err(TaskError::Hold(lost)),
             never = watcher => never,
+            ended = pipeline::run(run.clone()) => ended,
         }
     }
     .instrument(span.clone())

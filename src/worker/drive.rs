@@ -60,9 +60,10 @@ pub(super) async fn run(
     };
     let ended = async {
         tokio::select! {
-            ended = driver.to_the_end() => ended,
+            biased;
             lost = driver.keep() => Err(lost),
             () = asked_to_stop => Ok(()),
+            ended = driver.to_the_end() => ended,
         }
     }
     .instrument(span.clone())

@@ -49,8 +49,9 @@ pub(super) async fn run(
     while !*stop.borrow() {
         let pace = &worker.pace;
         let received = tokio::select! {
-            received = worker.queue.receive(AT_ONCE, pace.visibility, pace.receive_wait) => received,
+            biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            received = worker.queue.receive(AT_ONCE, pace.visibility, pace.receive_wait) => received,
         };
         let waiting = &worker.name.waiting;
         let deliveries = match received {
@@ -101,8 +102,9 @@ impl Intake<'_> {
         let worker = self.worker;
         let (clock, visibility) = (&worker.shared.clock, worker.pace.visibility);
         let recorded = tokio::select! {
-            recorded = self.record_all(deliveries) => recorded?,
+            biased;
             never = keep_hidden(&worker.queue, clock, deliveries, visibility) => match never {},
+            recorded = self.record_all(deliveries) => recorded?,
         };
         if recorded.is_empty() {
             return Ok(());

@@ -153,9 +153,10 @@ impl Worker {
     async fn pause(&self, stop: &mut watch::Receiver<bool>) {
         let clock = &self.shared.clock;
         tokio::select! {
-            () = clock.sleep(Duration::from_millis(self.pace.poll_ms)) => {}
+            biased;
             // The sender ends with the process.
             _ = stop.wait_for(|stop| *stop) => {}
+            () = clock.sleep(Duration::from_millis(self.pace.poll_ms)) => {}
         }
     }
 

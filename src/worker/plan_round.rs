@@ -44,7 +44,7 @@ pub(super) async fn plan(
         channel,
         None,
     );
-    let mut cutter = Cutter::default();
+    let mut cutter = Cutter::of(shared.limits.task_slices);
     let mut waiting: Vec<TaskRow> = Vec::new();
     let mut written = 0u32;
     let mut slices = 0u64;
@@ -56,7 +56,7 @@ pub(super) async fn plan(
                 slices += 1;
                 waiting.extend(cutter.push(slice));
             }
-            None => waiting.extend(std::mem::take(&mut cutter).finish()),
+            None => waiting.extend(cutter.finish()),
         }
         if waiting.len() >= TASKS_AT_ONCE || (at_end && !waiting.is_empty()) {
             // A planner whose lease ran out must not add to a round that another

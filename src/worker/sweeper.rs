@@ -58,6 +58,7 @@ pub(super) async fn run(
         }
         let mut idle_stop = stop.clone();
         tokio::select! {
+            biased;
             Some(driven) = driving.join_next(), if !driving.is_empty() => joined(driven)?,
             () = worker.pause(&mut idle_stop), if !*stop.borrow() => {}
             _ = stop.changed() => {}

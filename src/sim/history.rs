@@ -1,0 +1,472 @@
+//! One history: a store is filled, jobs are sent, people and the weather and
+//! death do what they do, and at the end everything is held against the ledger.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::chance::Dice;
+use super::judge;
+use super::kms::Denial;
+use super::process::{Fate, Process, ProcessClock};
+use super::replicas::REPLICAS;
+use super::time::Time;
+use super::weather::Weather;
+use super::world::{Disk, World, timing};
+use super::{Outcome, Tally};
+use crate::client::{Lifetime, ReasonCode, Use};
+use crate::clock::SharedClock;
+use crate::demo::ledger::{MessageName, TextId};
+use crate::demo::traffic::{Plan, Report, Target, Traffic};
+use crate::ids::{ChannelId, Hour, JobId, RecordId, WorkspaceId};
+use crate::job::{
+    Cause, JobBook, JobMessage, JobRow, Mode, MoveFrom, MoveRequest, MoveTo, RekeyRequest,
+};
+use crate::pipeline::patiently;
+use crate::queue::Queue;
+use crate::registry::Registry;
+
+/// How long jobs may take once nothing goes wrong any more.
+const PATIENCE: Duration = Duration::from_secs(8 * 3600);
+const CLIENTS: usize = 2;
+const CHANNELS: usize = 3;
+
+/// What the history does from outside.
+pub(super) struct Operator {
+    pub(super) world: Arc<World>,
+    pub(super) process: Arc<Process>,
+    pub(super) clock: SharedClock,
+    pub(super) registry: Registry,
+    pub(super) book: JobBook,
+}
+
+/// The processes that may be hit, by what they are.
+#[derive(Default)]
+struct Running {
+    workers: Mutex<Vec<(Arc<Process>, Arc<Disk>)>>,
+    clients: Mutex<Vec<Arc<Process>>>,
+    reports: Mutex<Vec<Report>>,
+    tally: Mutex<Tally>,
+    over: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) async fn play(time: Time, seed: u64, compute: Arc<rayon::ThreadPool>) -> Outcome {
+    let dice = Dice::new(seed);
+    let world = Arc::new(World::new(time.clone(), dice, compute));
+    let process = Process::new(&time, "operator");
+    let clock: SharedClock = Arc::new(ProcessClock(process.clone()));
+    let store = world.store(&process);
+    let operator = Operator {
+        registry: Registry::new(store.clone(), clock.clone()),
+        book: JobBook::new(store.clone(), clock.clone()),
+        process,
+        clock,
+        world: world.clone(),
+    };
+    let mut wrong = Vec::new();
+    let running = Arc::new(Running::default());
+    let mut jobs = Vec::new();
+    match operator.live(&running, &mut jobs).await {
+        Ok(rows) => wrong.extend(judge::all(&operator, &rows).await),
+        Err(stuck) => wrong.push(stuck),
+    }
+    for report in lock(&running.reports).iter() {
+        wrong.extend(report.violations.iter().map(|v| format!("a reader saw: {v:?}")));
+    }
+    let mut tally = *lock(&running.tally);
+    tally.jobs = jobs.len() as u64;
+    tally.operations = lock(&running.reports)
+        .iter()
+        .flat_map(|report| report.counts.done.values())
+        .sum();
+    let (trace, events) = time.traced();
+    Outcome {
+        seed,
+        wrong,
+        log: world.said(),
+        tally,
+        lasted: time.now(),
+        events,
+        trace,
+    }
+}
+
+impl Operator {
+    /// All but the judgement. `Err`: what did not come to its end.
+    async fn live(
+        &self,
+        running: &Arc<Running>,
+        jobs: &mut Vec<JobId>,
+    ) -> Result<Vec<JobRow>, String> {
+        let world = &self.world;
+        let hours = self.fill().await?;
+        let weather = Weather::any(&world.dice);
+        world.say(&format!("{weather:?}"));
+        world.replicas.set_weather(weather);
+        for n in 0..2 + world.dice.below(2) {
+            lock(&running.workers).push(fresh_worker(world, &format!("worker-{n}.0")));
+            tokio::spawn(keep_worker(world.clone(), running.clone(), n));
+        }
+        for n in 0..CLIENTS {
+            lock(&running.clients).push(Process::new(&world.time, &format!("client-{n}.0")));
+            tokio::spawn(keep_client(world.clone(), running.clone(), n, hours.clone()));
+        }
+        // Before anything goes wrong there is something to lose.
+        self.clock.sleep(world.dice.span(1_000.0, 60_000.0)).await;
+        let spoil = tokio::spawn(spoil(world.clone(), running.clone()));
+        self.ask(jobs).await;
+        // A panic of the simulation itself ends the history.
+        let _ = spoil.await;
+        world.say("nothing goes wrong any more");
+        world.replicas.set_weather(Weather::CALM);
+        for replica in 0..REPLICAS {
+            world.replicas.set_down(replica, false);
+        }
+        world.keys.allow_all();
+        let until = world.time.now() + PATIENCE;
+        let mut rows = BTreeMap::new();
+        loop {
+            for job in jobs.iter() {
+                let found = self.book.get(&world.org, *job).await;
+                if let Ok(Some(found)) = found {
+                    rows.insert(*job, found.row);
+                }
+            }
+            let ended = |row: &JobRow| row.state.is_final();
+            if rows.len() == jobs.len() && rows.values().all(ended) {
+                break;
+            }
+            if world.time.now() > until {
+                let where_they_are: Vec<String> = rows
+                    .values()
+                    .map(|row| format!("{} {}: {}", row.request.what(), row.state, row.why))
+                    .collect();
+                return Err(format!("stuck: {where_they_are:?}"));
+            }
+            self.clock.sleep(Duration::from_secs(20)).await;
+        }
+        // Writes of the last hour by all who still write, then the end.
+        self.clock.sleep(Duration::from_secs(120)).await;
+        running.over.cancel();
+        while lock(&running.reports).len() < CLIENTS || !world.replicas.is_quiet() {
+            self.clock.sleep(Duration::from_secs(5)).await;
+            if world.time.now() > until + PATIENCE {
+                return Err("the traffic does not end".to_owned());
+            }
+        }
+        Ok(rows.into_values().collect())
+    }
+
+    /// Makes the organization and fills its channels.
+    async fn fill(&self) -> Result<Vec<Hour>, String> {
+        let world = &self.world;
+        let said = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
+        let made = self.registry.init_timing(&timing()).await;
+        made.map_err(|e| said("timing", &e))?;
+        let cmk = World::cmk(0);
+        world.keys.set(&cmk, true);
+        let canary = self.canary(&cmk).await?;
+        let added = self.registry.add_org(&world.org, &cmk, &canary, "sim").await;
+        added.map_err(|e| said("org", &e))?;
+        let client = world.client(&self.process).await.ok_or("no client")?;
+        let organization = client.organization(&world.org);
+        let now_s = self.clock.wall().unix_seconds() as u64;
+        let hours: Vec<Hour> = (0..2u64)
+            .filter_map(|ago| Hour::of_unix_seconds(now_s - 3600 * ago).ok())
+            .collect();
+        let why = Use::new(ReasonCode::Import, "fill");
+        for n in 0..CHANNELS {
+            let channel = channel(n);
+            let handle = organization.ensure_channel(&world.workspace, &channel).await;
+            let handle = handle.map_err(|e| said("channel", &e))?;
+            for hour in &hours {
+                for m in 0..3 + world.dice.below(8) {
+                    let record = RecordId::new(format!("r{m:02}")).map_err(|e| said("id", &e))?;
+                    let text = format!("text {n} {hour} {m}").into_bytes();
+                    let lifetime = if world.dice.chance(0.25) {
+                        let after_s = world.dice.span(100_000.0, 4_000_000.0).as_secs();
+                        Lifetime::Until((now_s + after_s) as u32)
+                    } else {
+                        Lifetime::Lasting
+                    };
+                    let written = handle.write(*hour, &record, &text, lifetime, &why).await;
+                    let written = written.map_err(|e| said("write", &e))?;
+                    let name = MessageName {
+                        org: world.org.clone(),
+                        workspace: world.workspace.clone(),
+                        channel: channel.clone(),
+                        hour: *hour,
+                        record,
+                    };
+                    let vanishes = written.expires_at_s.into();
+                    let (text, at) = (TextId::of(&text), written.write_time);
+                    let entered = world.ledger.loaded(&name, text, vanishes, at);
+                    entered.map_err(|e| said("ledger", &e))?;
+                }
+            }
+        }
+        Ok(hours)
+    }
+
+    async fn canary(&self, cmk: &crate::ids::CmkArn) -> Result<Vec<u8>, String> {
+        use crate::kms::KmsBackend;
+        let kms = super::kms::SimKms {
+            keys: self.world.keys.clone(),
+            replicas: self.world.replicas.clone(),
+            process: self.process.clone(),
+        };
+        let scope = crate::scope::Scope::Canary {
+            org: self.world.org.clone(),
+        };
+        for _ in 0..100 {
+            if let Ok(made) = KmsBackend::generate_data_key(&kms, cmk, &scope).await {
+                return Ok(made.value.wrapped.bytes);
+            }
+        }
+        Err("no canary".to_owned())
+    }
+
+    /// Sends jobs, now and later.
+    async fn ask(&self, jobs: &mut Vec<JobId>) {
+        let world = &self.world;
+        let dice = &world.dice;
+        let queue = world.queue(&self.process);
+        let mut cmks = 0;
+        let mut moved = [false; CHANNELS];
+        for n in 0..1 + dice.below(3) {
+            if n > 0 {
+                self.clock.sleep(dice.span(1_000.0, 900_000.0)).await;
+            }
+            let is_rekey = dice.chance(0.6);
+            let mine = dice.below(CHANNELS);
+            let request = if is_rekey || moved[mine] {
+                cmks += 1;
+                let to = World::cmk(cmks);
+                world.keys.set(&to, true);
+                let Ok(canary) = self.canary(&to).await else {
+                    continue;
+                };
+                let allow = || self.registry.allow_cmk(&world.org, &to, &canary, "sim");
+                let allowed: Result<(), _> = patiently(&self.clock, allow).await;
+                if let Err(error) = allowed {
+                    world.say(&format!("the CMK cannot be entered: {error}"));
+                    continue;
+                }
+                let mode = if dice.chance(0.6) { Mode::Reencrypt } else { Mode::Rewrap };
+                JobMessage::Rekey(RekeyRequest {
+                    job_id: JobId::random(),
+                    org: world.org.clone(),
+                    from_cmk: None,
+                    to_cmk: to,
+                    mode,
+                    requested_by: "sim".to_owned(),
+                    reason: "a history".to_owned(),
+                    cause: (mode == Mode::Rewrap).then_some(Cause::Scheduled),
+                    not_before: None,
+                    not_after: None,
+                })
+            } else {
+                moved[mine] = true;
+                let to = if dice.chance(0.5) { channel(mine) } else { channel(mine + 10) };
+                JobMessage::Move(MoveRequest {
+                    job_id: JobId::random(),
+                    org: world.org.clone(),
+                    from: MoveFrom {
+                        workspace: world.workspace.clone(),
+                        channel: channel(mine),
+                    },
+                    to: MoveTo {
+                        org: None,
+                        workspace: WorkspaceId::new("w2").expect("an id"),
+                        channel: to,
+                    },
+                    requested_by: "sim".to_owned(),
+                    reason: "a history".to_owned(),
+                    cause: None,
+                    not_before: None,
+                    not_after: None,
+                })
+            };
+            let body = request.to_json();
+            let mut sent = queue.send(&body).await;
+            while sent.is_err() {
+                sent = queue.send(&body).await;
+            }
+            if dice.chance(0.2) {
+                // Doubled by whoever sends it.
+                let _ = queue.send(&body).await;
+            }
+            world.say(&format!("asked for: {}", request.what()));
+            jobs.push(request.job_id());
+        }
+    }
+}
+
+fn channel(n: usize) -> ChannelId {
+    ChannelId::new(format!("c{n}")).expect("an id")
+}
+
+fn fresh_worker(world: &World, name: &str) -> (Arc<Process>, Arc<Disk>) {
+    (Process::new(&world.time, name), Arc::default())
+}
+
+/// Runs a worker, and another one when it has died.
+async fn keep_worker(world: Arc<World>, running: Arc<Running>, n: usize) {
+    for life in 1.. {
+        let (process, disk) = lock(&running.workers)[n].clone();
+        let worker = world.worker(&process, disk);
+        let (_ask, stop) = watch::channel(false);
+        let mut works = tokio::spawn(worker.run(stop));
+        tokio::select! {
+            biased;
+            () = process.died() => {
+                world.say(&format!("{} is dead", process.name));
+                lock(&running.tally).deaths += 1;
+                works.abort();
+                let _ = works.await;
+            }
+            ended = &mut works => {
+                process.die();
+                if let Ok(Err(error)) = ended {
+                    world.say(&format!("{} ends: {error}", process.name));
+                }
+            }
+            () = running.over.cancelled() => return works.abort(),
+        }
+        world.time.sleep(world.dice.span(100.0, 30_000.0)).await;
+        lock(&running.workers)[n] = fresh_worker(&world, &format!("worker-{n}.{life}"));
+    }
+}
+
+/// Runs an application's process, and another one when it has died.
+async fn keep_client(world: Arc<World>, running: Arc<Running>, n: usize, hours: Vec<Hour>) {
+    for life in 1.. {
+        let process = lock(&running.clients)[n].clone();
+        // The clocks of two machines differ, by less than the bound.
+        process.set_clock(world.dice.below(800) as i64 - 400);
+        let clock: SharedClock = Arc::new(ProcessClock(process.clone()));
+        let targets = (0..CHANNELS).map(|n| Target {
+            org: world.org.clone(),
+            workspace: world.workspace.clone(),
+            channel: channel(n),
+            hours: hours.clone(),
+        });
+        let plan = Plan {
+            text_bytes: 5..=20,
+            vanish_after_s: 5..=900,
+            ..Plan::busy(world.dice.seed(), 0.4, targets.collect())
+        };
+        let begun = tokio::select! {
+            biased;
+            () = process.died() => None,
+            client = world.client(&process) => client,
+        };
+        if let Some(client) = begun {
+            let stop = CancellationToken::new();
+            let traffic = Traffic::start(client, world.ledger.clone(), clock, plan, stop);
+            let at_end = tokio::select! {
+                biased;
+                () = process.died() => false,
+                () = running.over.cancelled() => true,
+            };
+            if at_end {
+                let report = traffic.stop().await.unwrap_or_default();
+                lock(&running.reports).push(report);
+                return;
+            }
+            lock(&running.tally).deaths += 1;
+            let violations = traffic.so_far().violations;
+            if !violations.is_empty() {
+                // It will have no other chance to say so.
+                lock(&running.reports).push(Report { violations, ..Report::default() });
+            }
+        }
+        world.time.sleep(world.dice.span(100.0, 10_000.0)).await;
+        lock(&running.clients)[n] = Process::new(&world.time, &format!("client-{n}.{life}"));
+    }
+}
+
+/// Does harm for a while: deaths, freezes, outages, revocations.
+async fn spoil(world: Arc<World>, running: Arc<Running>) {
+    let dice = &world.dice;
+    let until = world.time.now() + dice.span(120_000.0, 2_400_000.0);
+    while world.time.now() < until {
+        world.time.sleep(dice.span(500.0, 60_000.0)).await;
+        let worker = {
+            let workers = lock(&running.workers);
+            workers[dice.below(workers.len())].clone()
+        };
+        let client = lock(&running.clients)[dice.below(CLIENTS)].clone();
+        let gates = dice.below(if dice.chance(0.5) { 8 } else { 200 }) as u32;
+        match dice.below(100) {
+            0..35 => {
+                world.say(&format!("{} will die after {gates} calls", worker.0.name));
+                worker.0.doom(gates, Fate::Dies);
+            }
+            35..55 => {
+                let span = dice.span(5_000.0, 240_000.0);
+                world.say(&format!("{} will freeze for {span:?}", worker.0.name));
+                worker.0.doom(gates, Fate::Freezes(span));
+                lock(&running.tally).freezes += 1;
+            }
+            55..62 => {
+                let span = dice.span(5_000.0, 240_000.0);
+                world.say(&format!("{} will freeze for {span:?}", client.name));
+                client.doom(gates % 8, Fate::Freezes(span));
+                lock(&running.tally).freezes += 1;
+            }
+            62..66 => {
+                world.say(&format!("{} will die", client.name));
+                client.doom(gates % 8, Fate::Dies);
+            }
+            66..78 => {
+                let replica = dice.below(REPLICAS);
+                if world.replicas.down().is_empty() {
+                    let span = dice.span(5_000.0, 200_000.0);
+                    world.say(&format!("replica {replica} is down for {span:?}"));
+                    world.replicas.set_down(replica, true);
+                    let back = world.replicas.clone();
+                    world.time.after(span, move || back.set_down(replica, false));
+                }
+            }
+            78..86 => {
+                let n = dice.below(CHANNELS);
+                let span = dice.span(5_000.0, 300_000.0);
+                world.say(&format!("channel c{n} is revoked for {span:?}"));
+                for cmk in 0..5 {
+                    world.keys.deny(Denial {
+                        cmk: World::cmk(cmk),
+                        key: "channel".to_owned(),
+                        value: channel(n).as_str().to_owned(),
+                    });
+                }
+                let keys = world.keys.clone();
+                world.time.after(span, move || keys.allow_all());
+            }
+            86..90 => {
+                let cmk = World::cmk(dice.below(2));
+                let span = dice.span(5_000.0, 120_000.0);
+                world.say(&format!("a CMK is disabled for {span:?}"));
+                world.keys.disable(&cmk);
+                let keys = world.keys.clone();
+                world.time.after(span, move || keys.allow_all());
+            }
+            90..95 => {
+                let off_ms = dice.below(800) as i64 - 400;
+                world.say(&format!("the clock of {} is off by {off_ms} ms", worker.0.name));
+                worker.0.set_clock(off_ms);
+            }
+            _ => {
+                world.say(&format!("the disk of {} is full", worker.0.name));
+                worker.1.fill_up();
+            }
+        }
+    }
+}
