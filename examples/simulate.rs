@@ -26,7 +26,7 @@ mod long {
     use std::time::Instant;
 
     use clap::Parser;
-    use rekeyd::sim::{self, Tally};
+    use rekeyd::sim::{self, Outcome, Tally};
 
     /// Plays simulated histories.
     #[derive(Parser)]
@@ -68,7 +68,7 @@ mod long {
                             failed.fetch_add(1, Ordering::Relaxed);
                         }
                         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-                        sum.add(&outcome.tally, outcome.events, outcome.lasted.as_secs());
+                        sum.add(&outcome);
                         if (n + 1).is_multiple_of(1000) {
                             eprintln!("{} played in {:.0} s", n + 1, begun.elapsed().as_secs_f64());
                         }
@@ -81,7 +81,8 @@ mod long {
         let took = begun.elapsed().as_secs_f64();
         println!(
             "{} histories in {took:.0} s ({:.0} a minute): {} jobs, {} deaths, {} freezes, \
-             {} operations, {} events, {} days of their own time; {failed} broke a promise",
+             {} operations, {} events, {} days of their own time, trace {:016x}; \
+             {failed} broke a promise",
             args.histories,
             args.histories as f64 / took * 60.0,
             sum.tally.jobs,
@@ -90,6 +91,7 @@ mod long {
             sum.tally.operations,
             sum.events,
             sum.lasted_s / 86_400,
+            sum.trace,
         );
         ExitCode::from(u8::from(failed > 0))
     }
@@ -99,16 +101,20 @@ mod long {
         tally: Tally,
         events: u64,
         lasted_s: u64,
+        // The same for the same seeds, whatever their order.
+        trace: u64,
     }
 
     impl Sum {
-        fn add(&mut self, tally: &Tally, events: u64, lasted_s: u64) {
+        fn add(&mut self, outcome: &Outcome) {
+            let tally = &outcome.tally;
             self.tally.jobs += tally.jobs;
             self.tally.deaths += tally.deaths;
             self.tally.freezes += tally.freezes;
             self.tally.operations += tally.operations;
-            self.events += events;
-            self.lasted_s += lasted_s;
+            self.events += outcome.events;
+            self.lasted_s += outcome.lasted.as_secs();
+            self.trace ^= outcome.trace;
         }
     }
 }

@@ -21,6 +21,14 @@ pub(super) async fn all(operator: &Operator, jobs: &[JobRow]) -> Vec<String> {
     for job in jobs {
         let what = job.request.what();
         operator.world.say(&format!("{what}: {}, {:?}", job.state, job.rewriting));
+        // A target that its owner disabled at the wrong moment is refused, and
+        // nothing has been changed.
+        if job.state == JobState::Failed
+            && job.activated.is_none()
+            && job.why.starts_with("target_")
+        {
+            continue;
+        }
         if job.state != JobState::Drained {
             wrong.push(format!("{what} ended {}: {}", job.state, job.why));
         }

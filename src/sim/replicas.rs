@@ -288,13 +288,20 @@ impl Replicas {
         of_all.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The keys of a slice as these replicas have them together.
+    /// The keys of a slice as these replicas have them together. They have the
+    /// same then: a key that somebody reads is as durable as one that somebody
+    /// wrote, and both may use it (I11).
     pub(super) fn keys(&self, slice: &SliceKey, of: &[usize]) -> Vec<KeyRow> {
-        let state = self.state();
+        let mut state = self.state();
         let mut merged = BTreeMap::new();
         for n in of {
             if let Some(keys) = state.replicas[*n].keys.get(slice) {
                 merged.extend(keys.iter().map(|(at, row)| (*at, row.clone())));
+            }
+        }
+        if !merged.is_empty() {
+            for n in of {
+                state.replicas[*n].keys.insert(slice.clone(), merged.clone());
             }
         }
         merged
