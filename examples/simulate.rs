@@ -40,6 +40,9 @@ mod long {
         /// How many at once.
         #[arg(long, default_value_t = 2)]
         threads: u64,
+        /// A planted bug, by its name (needs the feature `planted-bugs`).
+        #[arg(long)]
+        planted: Option<String>,
         /// Prints what happened in each.
         #[arg(long)]
         log: bool,
@@ -48,12 +51,20 @@ mod long {
     pub fn main() -> ExitCode {
         let args = Args::parse();
         let first = args.seed.unwrap_or_else(|| rand::random::<u64>() >> 1);
-        println!("seeds {first} to {}", first.wrapping_add(args.histories - 1));
+        println!(
+            "seeds {first} to {}",
+            first.wrapping_add(args.histories - 1)
+        );
         let begun = Instant::now();
-        let (next, sum, failed) = (AtomicU64::new(0), Mutex::new(Sum::default()), AtomicU64::new(0));
+        let (next, sum, failed) = (
+            AtomicU64::new(0),
+            Mutex::new(Sum::default()),
+            AtomicU64::new(0),
+        );
         std::thread::scope(|scope| {
             for _ in 0..args.threads {
                 scope.spawn(|| {
+                    let _planted = args.planted.as_deref().map(plant);
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         if n >= args.histories {
@@ -94,6 +105,19 @@ mod long {
             sum.trace,
         );
         ExitCode::from(u8::from(failed > 0))
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn plant(name: &str) -> rekeyd::planted::Planted {
+        let found = rekeyd::planted::Bug::ALL
+            .iter()
+            .find(|bug| bug.name() == name);
+        rekeyd::planted::plant(*found.expect("a planted bug of this name"))
+    }
+
+    #[cfg(not(feature = "planted-bugs"))]
+    fn plant(_: &str) {
+        panic!("build it with --features planted-bugs")
     }
 
     #[derive(Default)]

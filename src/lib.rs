@@ -19,6 +19,7 @@ pub mod keys;
 pub mod killpoint;
 pub mod kms;
 pub mod pipeline;
+pub mod planted;
 pub mod queue;
 pub mod registry;
 pub mod replay;

@@ -14,6 +14,7 @@ use crate::clock::{WallTime, WriteTime};
 use crate::crypto::expiry;
 use crate::epoch::Epoch;
 use crate::ids::{Hour, RecordId};
+use crate::planted::{self, Bug};
 use crate::registry::{ChannelView, Places};
 use crate::store::{CellWrite, Partition};
 
@@ -116,6 +117,9 @@ impl Put<'_> {
                     continue;
                 }
             };
+            if planted::is(Bug::ClientDoesNotLookAgain) {
+                return Ok(self.written(sent));
+            }
             match self.channel.overtaken(&places).await? {
                 None => return Ok(self.written(sent)),
                 Some(newer) => places = newer,
@@ -190,6 +194,9 @@ impl Put<'_> {
         let shared = &self.channel.shared;
         for (n, (view, cell)) in places.write.iter().zip(cells).enumerate() {
             let to = view.partition(self.hour);
+            if n > 0 && planted::is(Bug::OnePlaceOnly) {
+                break;
+            }
             // Each request is sent while the route holds. So it has landed, or
             // was given up, when the phase after next begins.
             if n > 0 && shared.views.ran_out(places) {

@@ -293,7 +293,10 @@ impl Budgeted {
                 Patience::Retries(limit) => times <= limit,
                 Patience::AtMost(limit) => elapsed < limit,
             };
-            match self.policy.decide(failures, elapsed, crate::replay::random()) {
+            match self
+                .policy
+                .decide(failures, elapsed, crate::replay::random())
+            {
                 Decision::Wait(wait) if worth_it => {
                     let _waiting = Counted::new(&budget.backing_off);
                     self.clock.sleep(wait).await;

@@ -9,6 +9,7 @@ use crate::job::{Counts, Effort, SliceId, TaskRow, TaskState};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::work::SliceTicket;
 use crate::pipeline::{TaskError, TaskRun};
+use crate::planted::{self, Bug};
 use crate::registry::Registry;
 use crate::scope::Kind;
 use crate::store::{SharedStore, StoreError, StoreErrorClass};
@@ -198,6 +199,10 @@ pub(super) async fn slices_of_task(
     if row.state == TaskState::Open {
         let (from, mut resume) = match row.checkpoint {
             None => (row.from, None),
+            Some(at) if planted::is(Bug::ResumeTooFar) => {
+                let end = RecordId::new([0xff; 8]).ok();
+                (at.slice.clone(), end.map(|end| (at.slice, end)))
+            }
             Some(at) => {
                 let resume = at.record.map(|record| (at.slice.clone(), record));
                 (at.slice, resume)

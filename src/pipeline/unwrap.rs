@@ -20,6 +20,7 @@ use crate::pipeline::patience::patiently;
 use crate::pipeline::work::{Blocked, Cell, OpenablePage, Page, Tally, key_ids};
 use crate::pipeline::wraps;
 use crate::pipeline::{Goal, TaskError, TaskRun};
+use crate::planted::{self, Bug};
 use crate::registry::{ChannelView, Desired};
 use crate::scope::Scope;
 use crate::store::{KeyRow, SliceKey, StoreErrorClass};
@@ -509,6 +510,14 @@ async fn make_key(
     };
     // The record of the call is on disk before what follows from it (I16).
     shared.audit.durable().await?;
+    if planted::is(Bug::KeyAfterCells) {
+        let (late, address) = (task.shared.clone(), ring.address.clone());
+        tokio::spawn(async move {
+            late.clock.sleep(late.timing.request_timeout()).await;
+            let _ = late.store.insert_key(&address, &row).await;
+        });
+        return Ok(Ok(Arc::new(key)));
+    }
     patiently(&shared.clock, || {
         shared.store.insert_key(&ring.address, &row)
     })

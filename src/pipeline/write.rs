@@ -9,13 +9,14 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
-use crate::clock::{BootTime, WallTime};
+use crate::clock::{BootTime, WallTime, WriteTime};
 use crate::crypto::{Header, expiry};
 use crate::epoch::Epoch;
 use crate::killpoint;
 use crate::pipeline::patience::{FIRST_WAIT, LONGEST_WAIT, patiently};
 use crate::pipeline::work::{NewCell, SealedPage, Tally};
 use crate::pipeline::{TaskError, TaskRun};
+use crate::planted::{self, Bug};
 use crate::registry::{ChannelView, RegistryError};
 use crate::replay;
 use crate::store::{CellWrite, Partition, StoreErrorClass};
@@ -87,7 +88,7 @@ pub(super) enum Sent {
     TooOld,
 }
 
-async fn write_page(task: &TaskRun, page: SealedPage) -> Result<Tally, TaskError> {
+async fn write_page(task: &Arc<TaskRun>, page: SealedPage) -> Result<Tally, TaskError> {
     let mut tally = page.tally;
     // The page was read no larger than a batch may be.
     let batch = Batch {
@@ -98,9 +99,24 @@ async fn write_page(task: &TaskRun, page: SealedPage) -> Result<Tally, TaskError
         cells: page.cells,
     };
     killpoint::reach("cells_before_write");
+    if planted::is(Bug::CheckpointBeforeData) {
+        tally.counts.rewritten += batch.cells.len() as u64;
+        tokio::spawn(late(task.clone(), page.view, batch));
+        return Ok(tally);
+    }
     write_batch(task, &mut tally, &page.view, batch).await?;
     killpoint::reach("cells_after_write");
     Ok(tally)
+}
+
+/// What [`Bug::CheckpointBeforeData`] leaves for later.
+async fn late(task: Arc<TaskRun>, view: Arc<ChannelView>, mut batch: Batch) {
+    task.shared
+        .clock
+        .sleep(task.shared.timing.request_timeout())
+        .await;
+    let _ = send(&task, &mut batch, |_| ()).await;
+    drop(view);
 }
 
 /// Writes one batch. If the store refuses it as such, its rows go one by one,
@@ -196,6 +212,7 @@ fn compose(now: WallTime, batch: &mut Batch, expired: &mut impl FnMut(NewCell)) 
     let (epoch, answered_at) = (batch.epoch, batch.answered_at);
     let ttl = |cell: &NewCell| match cell.expiry {
         None => Some(0),
+        Some((_, _, Some(ttl))) if planted::is(Bug::RemainingTtl) => Some(ttl),
         Some((at, read_epoch, read_ttl)) => {
             let read = read_ttl.map(|ttl| (read_epoch, ttl, answered_at));
             expiry::store_ttl(at, epoch, read, now)
@@ -211,7 +228,9 @@ fn compose(now: WallTime, batch: &mut Batch, expired: &mut impl FnMut(NewCell)) 
         .map(|cell| CellWrite {
             record: cell.record.clone(),
             cell: cell.cell.clone(),
-            write_time: cell.write_time,
+            write_time: WriteTime(
+                cell.write_time.0 + i64::from(planted::is(Bug::WriteTimePlusOne)),
+            ),
             ttl_s: ttl(cell).unwrap_or(0),
         })
         .collect()

@@ -2,6 +2,7 @@
 //! death do what they do, and at the end everything is held against the ledger.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,11 @@ use crate::registry::Registry;
 const PATIENCE: Duration = Duration::from_secs(8 * 3600);
 const CLIENTS: usize = 2;
 const CHANNELS: usize = 3;
+/// How many histories are such that no write comes late: what a scan finds then
+/// was left out by a worker.
+const QUIET: f64 = 0.3;
+/// How many are about copies and about clients that stall.
+const COPIES: f64 = 0.3;
 
 /// What the history does from outside.
 pub(super) struct Operator {
@@ -50,6 +56,10 @@ struct Running {
     clients: Mutex<Vec<Arc<Process>>>,
     reports: Mutex<Vec<Report>>,
     tally: Mutex<Tally>,
+    // No write can come late in this history.
+    quiet: AtomicBool,
+    // This history is about copies and about clients that stall.
+    copies: AtomicBool,
     over: CancellationToken,
 }
 
@@ -74,11 +84,18 @@ pub(super) async fn play(time: Time, seed: u64, compute: Arc<rayon::ThreadPool>)
     let running = Arc::new(Running::default());
     let mut jobs = Vec::new();
     match operator.live(&running, &mut jobs).await {
-        Ok(rows) => wrong.extend(judge::all(&operator, &rows).await),
+        Ok(rows) => {
+            wrong.extend(judge::all(&operator, &rows, running.quiet.load(Ordering::Relaxed)).await)
+        }
         Err(stuck) => wrong.push(stuck),
     }
     for report in lock(&running.reports).iter() {
-        wrong.extend(report.violations.iter().map(|v| format!("a reader saw: {v:?}")));
+        wrong.extend(
+            report
+                .violations
+                .iter()
+                .map(|v| format!("a reader saw: {v:?}")),
+        );
     }
     let mut tally = *lock(&running.tally);
     tally.jobs = jobs.len() as u64;
@@ -107,7 +124,14 @@ impl Operator {
     ) -> Result<Vec<JobRow>, String> {
         let world = &self.world;
         let hours = self.fill().await?;
-        let weather = Weather::any(&world.dice);
+        let quiet = world.dice.chance(QUIET);
+        running.quiet.store(quiet, Ordering::Relaxed);
+        let copies = !quiet && world.dice.chance(COPIES);
+        running.copies.store(copies, Ordering::Relaxed);
+        let mut weather = Weather::any(&world.dice);
+        if quiet {
+            weather = weather.without_late_writes();
+        }
         world.say(&format!("{weather:?}"));
         world.replicas.set_weather(weather);
         for n in 0..2 + world.dice.below(2) {
@@ -116,12 +140,17 @@ impl Operator {
         }
         for n in 0..CLIENTS {
             lock(&running.clients).push(Process::new(&world.time, &format!("client-{n}.0")));
-            tokio::spawn(keep_client(world.clone(), running.clone(), n, hours.clone()));
+            tokio::spawn(keep_client(
+                world.clone(),
+                running.clone(),
+                n,
+                hours.clone(),
+            ));
         }
         // Before anything goes wrong there is something to lose.
         self.clock.sleep(world.dice.span(1_000.0, 60_000.0)).await;
         let spoil = tokio::spawn(spoil(world.clone(), running.clone()));
-        self.ask(jobs).await;
+        self.ask(jobs, copies).await;
         // A panic of the simulation itself ends the history.
         let _ = spoil.await;
         world.say("nothing goes wrong any more");
@@ -173,7 +202,10 @@ impl Operator {
         let cmk = World::cmk(0);
         world.keys.set(&cmk, true);
         let canary = self.canary(&cmk).await?;
-        let added = self.registry.add_org(&world.org, &cmk, &canary, "sim").await;
+        let added = self
+            .registry
+            .add_org(&world.org, &cmk, &canary, "sim")
+            .await;
         added.map_err(|e| said("org", &e))?;
         let client = world.client(&self.process).await.ok_or("no client")?;
         let organization = client.organization(&world.org);
@@ -184,7 +216,9 @@ impl Operator {
         let why = Use::new(ReasonCode::Import, "fill");
         for n in 0..CHANNELS {
             let channel = channel(n);
-            let handle = organization.ensure_channel(&world.workspace, &channel).await;
+            let handle = organization
+                .ensure_channel(&world.workspace, &channel)
+                .await;
             let handle = handle.map_err(|e| said("channel", &e))?;
             for hour in &hours {
                 for m in 0..3 + world.dice.below(8) {
@@ -234,7 +268,7 @@ impl Operator {
     }
 
     /// Sends jobs, now and later.
-    async fn ask(&self, jobs: &mut Vec<JobId>) {
+    async fn ask(&self, jobs: &mut Vec<JobId>, copies: bool) {
         let world = &self.world;
         let dice = &world.dice;
         let queue = world.queue(&self.process);
@@ -244,7 +278,7 @@ impl Operator {
             if n > 0 {
                 self.clock.sleep(dice.span(1_000.0, 900_000.0)).await;
             }
-            let is_rekey = dice.chance(0.6);
+            let is_rekey = dice.chance(if copies { 0.2 } else { 0.6 });
             let mine = dice.below(CHANNELS);
             let request = if is_rekey || moved[mine] {
                 cmks += 1;
@@ -259,7 +293,11 @@ impl Operator {
                     world.say(&format!("the CMK cannot be entered: {error}"));
                     continue;
                 }
-                let mode = if dice.chance(0.6) { Mode::Reencrypt } else { Mode::Rewrap };
+                let mode = if dice.chance(0.6) {
+                    Mode::Reencrypt
+                } else {
+                    Mode::Rewrap
+                };
                 JobMessage::Rekey(RekeyRequest {
                     job_id: JobId::random(),
                     org: world.org.clone(),
@@ -274,7 +312,11 @@ impl Operator {
                 })
             } else {
                 moved[mine] = true;
-                let to = if dice.chance(0.5) { channel(mine) } else { channel(mine + 10) };
+                let to = if !copies && dice.chance(0.5) {
+                    channel(mine)
+                } else {
+                    channel(mine + 10)
+                };
                 JobMessage::Move(MoveRequest {
                     job_id: JobId::random(),
                     org: world.org.clone(),
@@ -385,7 +427,10 @@ async fn keep_client(world: Arc<World>, running: Arc<Running>, n: usize, hours: 
             let violations = traffic.so_far().violations;
             if !violations.is_empty() {
                 // It will have no other chance to say so.
-                lock(&running.reports).push(Report { violations, ..Report::default() });
+                lock(&running.reports).push(Report {
+                    violations,
+                    ..Report::default()
+                });
             }
         }
         world.time.sleep(world.dice.span(100.0, 10_000.0)).await;
@@ -405,7 +450,14 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
         };
         let client = lock(&running.clients)[dice.below(CLIENTS)].clone();
         let gates = dice.below(if dice.chance(0.5) { 8 } else { 200 }) as u32;
-        match dice.below(100) {
+        let mut what = dice.below(100);
+        if running.copies.load(Ordering::Relaxed) && dice.chance(0.6) {
+            what = 55;
+        }
+        if running.quiet.load(Ordering::Relaxed) && (55..78).contains(&what) {
+            continue;
+        }
+        match what {
             0..35 => {
                 world.say(&format!("{} will die after {gates} calls", worker.0.name));
                 worker.0.doom(gates, Fate::Dies);
@@ -417,7 +469,7 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
                 lock(&running.tally).freezes += 1;
             }
             55..62 => {
-                let span = dice.span(5_000.0, 240_000.0);
+                let span = dice.span(20_000.0, 240_000.0);
                 world.say(&format!("{} will freeze for {span:?}", client.name));
                 client.doom(gates % 8, Fate::Freezes(span));
                 lock(&running.tally).freezes += 1;
@@ -433,7 +485,9 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
                     world.say(&format!("replica {replica} is down for {span:?}"));
                     world.replicas.set_down(replica, true);
                     let back = world.replicas.clone();
-                    world.time.after(span, move || back.set_down(replica, false));
+                    world
+                        .time
+                        .after(span, move || back.set_down(replica, false));
                 }
             }
             78..86 => {
@@ -460,7 +514,10 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
             }
             90..95 => {
                 let off_ms = dice.below(800) as i64 - 400;
-                world.say(&format!("the clock of {} is off by {off_ms} ms", worker.0.name));
+                world.say(&format!(
+                    "the clock of {} is off by {off_ms} ms",
+                    worker.0.name
+                ));
                 worker.0.set_clock(off_ms);
             }
             _ => {

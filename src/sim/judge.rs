@@ -7,20 +7,23 @@ use super::process::{Process, true_time};
 use super::replicas::REPLICAS;
 use super::world::World;
 use crate::clock::SharedClock;
-use crate::crypto::{Header, KeyRowBody};
+use crate::crypto::{Header, KeyRowBody, expiry};
 use crate::demo::traffic::read_back;
 use crate::ids::ChannelId;
 use crate::job::{JobRow, JobState};
 use crate::kms::{ReasonCode, Use};
 use crate::registry::{ChannelView, CopyPhase};
+use crate::store::merge::{Cell, Content};
 use crate::store::{Partition, SliceKey};
 
 /// All that is wrong, in words.
-pub(super) async fn all(operator: &Operator, jobs: &[JobRow]) -> Vec<String> {
-    let mut wrong = Vec::new();
+pub(super) async fn all(operator: &Operator, jobs: &[JobRow], quiet: bool) -> Vec<String> {
+    let mut wrong = operator.world.replicas.broken();
     for job in jobs {
         let what = job.request.what();
-        operator.world.say(&format!("{what}: {}, {:?}", job.state, job.rewriting));
+        operator
+            .world
+            .say(&format!("{what}: {}, {:?}", job.state, job.rewriting));
         // A target that its owner disabled at the wrong moment is refused, and
         // nothing has been changed.
         if job.state == JobState::Failed
@@ -37,7 +40,17 @@ pub(super) async fn all(operator: &Operator, jobs: &[JobRow]) -> Vec<String> {
         }
         // I13.
         if !job.rewriting.balances() || !job.proof.balances() {
-            wrong.push(format!("{what}: rows do not sum: {:?}, {:?}", job.rewriting, job.proof));
+            wrong.push(format!(
+                "{what}: rows do not sum: {:?}, {:?}",
+                job.rewriting, job.proof
+            ));
+        }
+        // Where no write can come late, all that a scan finds was left out.
+        if quiet && job.effort.finds > 0 {
+            wrong.push(format!(
+                "{what}: the scan found {} rows left as they were",
+                job.effort.finds
+            ));
         }
         if job.rewriting.quarantined + job.proof.quarantined > 0 {
             wrong.push(format!("{what}: quarantined rows, of which there are none"));
@@ -79,7 +92,9 @@ async fn nothing_is_old(operator: &Operator) -> Vec<String> {
     for partition in world.replicas.partitions() {
         let rows = world.replicas.partition(&partition, &every);
         for (record, cell) in rows.live_at(now_s) {
-            let Some(bytes) = cell.live_at(now_s) else { continue };
+            let Some(bytes) = cell.live_at(now_s) else {
+                continue;
+            };
             let Ok(header) = Header::parse(bytes) else {
                 wrong.push(format!("{record:?} does not parse"));
                 continue;
@@ -100,24 +115,47 @@ async fn nothing_is_old(operator: &Operator) -> Vec<String> {
                 continue;
             };
             let desired = view.desired();
+            if let Some(late) = too_early(cell, &header) {
+                wrong.push(at(&late));
+            }
             if header.epoch < desired.cell_epoch {
-                wrong.push(at(&format!("epoch {} below {}", header.epoch, desired.cell_epoch)));
+                wrong.push(at(&format!(
+                    "epoch {} below {}",
+                    header.epoch, desired.cell_epoch
+                )));
                 continue;
             }
             let slice = SliceKey::messages(&world.org, &view.channel, partition.hour);
             let wraps = world.replicas.keys(&slice, &every);
-            let good = wraps.iter().filter(|w| w.key_id == header.key_id).any(|wrap| {
-                wrap.wrap_epoch >= desired.wrap_epoch
-                    && KeyRowBody::decode(&wrap.row).is_ok_and(|body| {
-                        body.cmk == desired.cmk && body.scope == view.scope(partition.hour)
-                    })
-            });
+            let good = wraps
+                .iter()
+                .filter(|w| w.key_id == header.key_id)
+                .any(|wrap| {
+                    wrap.wrap_epoch >= desired.wrap_epoch
+                        && KeyRowBody::decode(&wrap.row).is_ok_and(|body| {
+                            body.cmk == desired.cmk && body.scope == view.scope(partition.hour)
+                        })
+                });
             if !good {
-                wrong.push(at(&format!("no wrap of epoch {} for its key", desired.wrap_epoch)));
+                wrong.push(at(&format!(
+                    "no wrap of epoch {} for its key",
+                    desired.wrap_epoch
+                )));
             }
         }
     }
     wrong
+}
+
+/// I4: whoever writes an epoch gives the store an expiry that is later by 5 s for
+/// each epoch, so that the newer one wins. `None` if it is as it should be.
+fn too_early(cell: &Cell, header: &Header) -> Option<String> {
+    let (Some(expiry), Content::Expiring { expiry_s, .. }) = (header.expiry, &cell.content) else {
+        return None;
+    };
+    let least = i64::from(expiry) + expiry::PADDING_S * i64::from(header.epoch.get());
+    // Clocks differ by a second.
+    (*expiry_s < least - 1).then(|| format!("the store's expiry {expiry_s} is below {least}"))
 }
 
 fn place_of(partition: &Partition) -> String {
@@ -148,7 +186,10 @@ async fn the_ledger_is_kept(operator: &Operator) -> Vec<String> {
     let found = read_back(&client, &world.ledger, &clock, &why, 1).await;
     let mut wrong: Vec<String> = found.violations.iter().map(|v| format!("{v:?}")).collect();
     if !found.refused.is_empty() {
-        wrong.push(format!("cannot be read without the old CMKs: {:?}", found.refused));
+        wrong.push(format!(
+            "cannot be read without the old CMKs: {:?}",
+            found.refused
+        ));
     }
     wrong
 }

@@ -12,9 +12,7 @@ use zeroize::Zeroizing;
 use super::process::Process;
 use super::replicas::Replicas;
 use crate::ids::{CmkArn, OrgId};
-use crate::kms::codes::{
-    Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT,
-};
+use crate::kms::codes::{Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
 use crate::kms::{
     Answered, CmkDescription, CmkState, Dek, GeneratedKey, KmsBackend, KmsError, Wrapped,
 };
@@ -104,7 +102,12 @@ impl State {
         }
     }
 
-    fn unwrap(&self, cmk: &CmkArn, wrapped: &[u8], scope: &Scope) -> Result<[u8; 32], &'static str> {
+    fn unwrap(
+        &self,
+        cmk: &CmkArn,
+        wrapped: &[u8],
+        scope: &Scope,
+    ) -> Result<[u8; 32], &'static str> {
         let number = <[u8; 8]>::try_from(wrapped).map(u64::from_be_bytes);
         let secret = number.ok().and_then(|n| self.secrets.get(n as usize));
         let secret = secret.ok_or("InvalidCiphertextException")?;
@@ -219,7 +222,11 @@ impl KmsBackend for SimKms {
             let enabled = *keys.cmks.get(&cmk).ok_or("NotFoundException")?;
             Ok(CmkDescription {
                 arn: cmk,
-                state: if enabled { CmkState::Enabled } else { CmkState::Disabled },
+                state: if enabled {
+                    CmkState::Enabled
+                } else {
+                    CmkState::Disabled
+                },
                 symmetric: true,
                 deletion_ms: None,
                 replicas: Vec::new(),

@@ -82,9 +82,16 @@ impl SimQueue {
         taken
     }
 
-    fn by_receipt(&self, receipt: &str, then: impl FnOnce(&mut State, usize)) -> Result<(), QueueError> {
+    fn by_receipt(
+        &self,
+        receipt: &str,
+        then: impl FnOnce(&mut State, usize),
+    ) -> Result<(), QueueError> {
         let mut state = self.letters.state();
-        let found = state.messages.iter().position(|m| m.receipt.to_string() == receipt);
+        let found = state
+            .messages
+            .iter()
+            .position(|m| m.receipt.to_string() == receipt);
         match found {
             Some(n) => {
                 then(&mut state, n);
@@ -151,7 +158,10 @@ impl Queue for SimQueue {
         let remove = |state: &mut State, n: usize| {
             state.messages.remove(n);
         };
-        receipts.iter().map(|receipt| self.by_receipt(receipt, remove)).collect()
+        receipts
+            .iter()
+            .map(|receipt| self.by_receipt(receipt, remove))
+            .collect()
     }
 
     async fn refuse(&self, delivery: &Delivery, reason: &str) -> Result<(), QueueError> {

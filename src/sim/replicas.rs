@@ -56,10 +56,7 @@ impl Replica {
             }
             Mutation::Key(slice, key) => {
                 let address = (key.key_id, std::cmp::Reverse(key.wrap_epoch));
-                self.keys
-                    .entry(slice)
-                    .or_default()
-                    .insert(address, key.row);
+                self.keys.entry(slice).or_default().insert(address, key.row);
             }
         }
     }
@@ -81,6 +78,15 @@ pub(super) struct Replicas {
     pub(super) dice: Dice,
     state: Mutex<State>,
     weather: Mutex<Weather>,
+    // Rules that were broken while somebody wrote.
+    broken: Mutex<Vec<String>>,
+}
+
+/// The fencing token in a row's body, if it is a row that has one.
+fn token(body: &str) -> Option<u64> {
+    let (_, rest) = body.split_once("\"token\":")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit())?;
+    rest[..end].parse().ok()
 }
 
 /// How far a write has come.
@@ -101,6 +107,7 @@ impl Replicas {
             dice: dice.clone(),
             state: Mutex::default(),
             weather: Mutex::new(Weather::CALM),
+            broken: Mutex::default(),
         })
     }
 
@@ -114,6 +121,26 @@ impl Replicas {
 
     pub(super) fn set_weather(&self, weather: Weather) {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
+    }
+
+    /// Rules that were broken while somebody wrote.
+    pub(super) fn broken(&self) -> Vec<String> {
+        self.broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// I6: the token of a job's or a task's row never goes back.
+    pub(super) fn check_tokens(&self, id: &str, stands: &str, comes: &str) {
+        if let (Some(stands), Some(comes)) = (token(stands), token(comes))
+            && comes < stands
+        {
+            let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+            broken.push(format!(
+                "the token of {id} went from {stands} back to {comes}"
+            ));
+        }
     }
 
     /// Stops a replica, or starts it again: its hints then come one by one.
@@ -153,7 +180,9 @@ impl Replicas {
         answer: oneshot::Sender<StoreResult<()>>,
     ) {
         let (us, weather) = (self.clone(), self.weather());
-        self.time.after(weather.way(&self.dice), move || {
+        self.state().under_way += 1;
+        self.time.after(weather.to_store(&self.dice), move || {
+            us.state().under_way -= 1;
             let up = REPLICAS - us.down().len();
             if up < QUORUM {
                 return us.answer(answer, Err(away("not enough replicas")));
@@ -189,7 +218,11 @@ impl Replicas {
             }
             let (late, them) = (write.clone(), us.clone());
             us.time.after(PATIENCE, move || {
-                let waits = late.lock().unwrap_or_else(PoisonError::into_inner).answer.take();
+                let waits = late
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .answer
+                    .take();
                 if let Some(answer) = waits {
                     them.answer(answer, Err(away("timed out")));
                 }
@@ -275,7 +308,10 @@ impl Replicas {
             }
         }
         for n in of {
-            let held = state.replicas[*n].cells.entry(partition.clone()).or_default();
+            let held = state.replicas[*n]
+                .cells
+                .entry(partition.clone())
+                .or_default();
             *held = merged.clone();
         }
         merged
@@ -285,7 +321,10 @@ impl Replicas {
     pub(super) fn partitions(&self) -> Vec<Partition> {
         let state = self.state();
         let of_all = state.replicas.iter().flat_map(|r| r.cells.keys().cloned());
-        of_all.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+        of_all
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// The keys of a slice as these replicas have them together. They have the
@@ -301,7 +340,9 @@ impl Replicas {
         }
         if !merged.is_empty() {
             for n in of {
-                state.replicas[*n].keys.insert(slice.clone(), merged.clone());
+                state.replicas[*n]
+                    .keys
+                    .insert(slice.clone(), merged.clone());
             }
         }
         merged
@@ -337,15 +378,22 @@ impl Replicas {
             if us.dice.chance(weather.refused) || REPLICAS - us.down().len() < QUORUM {
                 return us.answer(answer, Err(away("no consensus")));
             }
-            let seen = act(&mut ControlRows(&mut us.state().control));
+            let seen = act(&mut ControlRows(&mut us.state().control, &us));
             let lost = us.dice.chance(weather.unanswered);
-            us.answer(answer, if lost { Err(away("no answer")) } else { Ok(seen) });
+            us.answer(
+                answer,
+                if lost {
+                    Err(away("no answer"))
+                } else {
+                    Ok(seen)
+                },
+            );
         });
     }
 }
 
 /// The control rows at a moment.
-pub(super) struct ControlRows<'a>(&'a mut Control);
+pub(super) struct ControlRows<'a>(&'a mut Control, &'a Replicas);
 
 impl ControlRows<'_> {
     pub(super) fn partition(
@@ -357,8 +405,13 @@ impl ControlRows<'_> {
     }
 
     pub(super) fn partitions(&self, table: ControlTable) -> Vec<String> {
-        let of_table = self.0.iter().filter(|((t, _), rows)| *t == table && !rows.is_empty());
-        of_table.map(|((_, partition), _)| partition.clone()).collect()
+        let of_table = self
+            .0
+            .iter()
+            .filter(|((t, _), rows)| *t == table && !rows.is_empty());
+        of_table
+            .map(|((_, partition), _)| partition.clone())
+            .collect()
     }
 
     pub(super) fn apply(
@@ -380,6 +433,9 @@ impl ControlRows<'_> {
             let rev = rows.get(&write.id).map_or(0, |(rev, _)| *rev);
             match &write.body {
                 Some(body) => {
+                    if let Some((_, stands)) = rows.get(&write.id) {
+                        self.1.check_tokens(&write.id, stands, body);
+                    }
                     rows.insert(write.id.clone(), (rev + 1, body.clone()));
                 }
                 None => {

@@ -47,16 +47,15 @@ impl SimStore {
         };
         self.process.gate().await;
         // Whoever was to answer always does.
-        answered.unwrap_or_else(|_| {
-            Err(StoreError::new(StoreErrorClass::Transient, "gone away"))
-        })
+        answered.unwrap_or_else(|_| Err(StoreError::new(StoreErrorClass::Transient, "gone away")))
     }
 
     async fn mutate(
         &self,
         mutations: impl FnOnce(i64) -> Vec<Mutation> + Send + 'static,
     ) -> StoreResult<()> {
-        self.call(|replicas, tell| replicas.write(mutations, tell)).await
+        self.call(|replicas, tell| replicas.write(mutations, tell))
+            .await
     }
 
     async fn one_row(
@@ -93,7 +92,10 @@ fn page(rows: &Rows, after: Option<&RecordId>, limit: PageLimit, now_s: i64) -> 
         let full = page.cells.len() >= limit.rows.max(1)
             || (!page.cells.is_empty() && bytes >= limit.bytes);
         if full {
-            page.next = page.cells.last().map(|cell: &StoredCell| cell.record.clone());
+            page.next = page
+                .cells
+                .last()
+                .map(|cell: &StoredCell| cell.record.clone());
             return page;
         }
         if let Some(cell) = stored(record, cell, now_s) {
@@ -116,9 +118,15 @@ impl Store for SimStore {
         let (partition, after) = (partition.clone(), after.cloned());
         let look = move |replicas: &Replicas, of: &[usize]| {
             let now_s = true_time(&replicas.time).unix_seconds();
-            page(&replicas.partition(&partition, of), after.as_ref(), limit, now_s)
+            page(
+                &replicas.partition(&partition, of),
+                after.as_ref(),
+                limit,
+                now_s,
+            )
         };
-        self.call(|replicas, tell| replicas.read(consistency, look, tell)).await
+        self.call(|replicas, tell| replicas.read(consistency, look, tell))
+            .await
     }
 
     async fn read_cell(
@@ -133,7 +141,8 @@ impl Store for SimStore {
             let cell = rows.rows.get(&record).and_then(|row| row.cell.as_ref());
             cell.and_then(|cell| stored(&record, cell, now_s))
         };
-        self.call(|replicas, tell| replicas.read(Consistency::Quorum, look, tell)).await
+        self.call(|replicas, tell| replicas.read(Consistency::Quorum, look, tell))
+            .await
     }
 
     async fn write_cells(&self, partition: &Partition, writes: &[CellWrite]) -> StoreResult<()> {
@@ -208,7 +217,8 @@ impl Store for SimStore {
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>> {
         let slice = slice.clone();
         let look = move |replicas: &Replicas, of: &[usize]| replicas.keys(&slice, of);
-        self.call(|replicas, tell| replicas.read(Consistency::Quorum, look, tell)).await
+        self.call(|replicas, tell| replicas.read(Consistency::Quorum, look, tell))
+            .await
     }
 
     async fn list_slices(
@@ -230,7 +240,8 @@ impl Store for SimStore {
             let slices = replicas.slices(of).into_iter().filter(asked);
             slices.map(|slice| slice.slice).take(limit).collect()
         };
-        self.call(|replicas, tell| replicas.read(Consistency::Quorum, look, tell)).await
+        self.call(|replicas, tell| replicas.read(Consistency::Quorum, look, tell))
+            .await
     }
 
     async fn control_get(
@@ -273,7 +284,11 @@ impl Store for SimStore {
                     let asked = |(id, _): &(&String, &(u64, String))| {
                         id.starts_with(&prefix) && after.as_ref().is_none_or(|after| *id > after)
                     };
-                    held.iter().filter(asked).take(limit).map(control_row).collect()
+                    held.iter()
+                        .filter(asked)
+                        .take(limit)
+                        .map(control_row)
+                        .collect()
                 },
                 tell,
             );

@@ -19,6 +19,8 @@ pub(super) struct Weather {
     pub(super) slow: f64,
     /// A replica gets a mutation minutes late.
     pub(super) hinted: f64,
+    /// A write is minutes on its way to the store; who sent it has given it up.
+    pub(super) stuck: f64,
     /// The store does not do what it is asked.
     pub(super) refused: f64,
     /// The store does it, and the answer is lost.
@@ -36,6 +38,7 @@ impl Weather {
         kms_ms: 2.0,
         slow: 0.0,
         hinted: 0.0,
+        stuck: 0.0,
         refused: 0.0,
         unanswered: 0.0,
         kms_fails: 0.0,
@@ -50,6 +53,7 @@ impl Weather {
             kms_ms: dice.span(2.0, 2_000.0).as_secs_f64() * 1000.0,
             slow: foul(0.10),
             hinted: foul(0.05),
+            stuck: foul(0.03),
             refused: foul(0.05),
             unanswered: foul(0.05),
             kms_fails: foul(0.10),
@@ -57,9 +61,30 @@ impl Weather {
         }
     }
 
+    /// The same, but every write of data comes in time or not at all.
+    pub(super) fn without_late_writes(self) -> Self {
+        Self {
+            slow: 0.0,
+            hinted: 0.0,
+            stuck: 0.0,
+            refused: 0.0,
+            unanswered: 0.0,
+            ..self
+        }
+    }
+
     /// One way.
     pub(super) fn way(&self, dice: &Dice) -> Duration {
         dice.span(0.1, self.way_ms.max(0.2))
+    }
+
+    /// How long a write is on its way to the store.
+    pub(super) fn to_store(&self, dice: &Dice) -> Duration {
+        if dice.chance(self.stuck) {
+            dice.span(10_000.0, LATEST.as_secs_f64() * 1000.0)
+        } else {
+            self.way(dice)
+        }
     }
 
     /// How long a mutation is under way to one replica.

@@ -73,11 +73,17 @@ impl World {
     /// Enters a line in the log of the history.
     pub(super) fn say(&self, what: &str) {
         let line = format!("{:>10.3} s  {what}", self.time.now().as_secs_f64());
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
     }
 
     pub(super) fn said(&self) -> Vec<String> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn store(&self, process: &Arc<Process>) -> SharedStore {
@@ -193,9 +199,8 @@ impl World {
 
     /// A CMK of this number.
     pub(super) fn cmk(n: usize) -> CmkArn {
-        let arn = format!(
-            "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-{n:012}"
-        );
+        let arn =
+            format!("arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-0000-0000-{n:012}");
         CmkArn::new(arn).expect("an ARN")
     }
 }

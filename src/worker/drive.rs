@@ -30,6 +30,7 @@ use crate::job::{
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
 use crate::pipeline::patiently;
+use crate::planted::{self, Bug};
 use crate::registry::{CopyPhase, RegistryError};
 use crate::telemetry::waiting::Part;
 use crate::worker::preflight::{self, Found};
@@ -208,7 +209,10 @@ impl Driver<'_> {
         let shared = &self.worker.shared;
         shared
             .clock
-            .sleep(Duration::from_millis(shared.timing.settle_ms()))
+            .sleep(match planted::is(Bug::SettleTooShort) {
+                true => Duration::ZERO,
+                false => Duration::from_millis(shared.timing.settle_ms()),
+            })
             .await;
         killpoint::reach("job_after_settling");
         if let (Some(request), Some(phase)) = (job.request.channel_move(), moves::phase(job)) {
@@ -322,7 +326,10 @@ impl Driver<'_> {
     fn drain_end(&self) -> WallTime {
         let shared = &self.worker.shared;
         let timing = &shared.timing;
-        let wait = Duration::from_millis(timing.drain_ms + 2 * timing.max_skew_ms);
+        let mut wait = Duration::from_millis(timing.drain_ms + 2 * timing.max_skew_ms);
+        if planted::is(Bug::NoDrain) {
+            wait = Duration::ZERO;
+        }
         shared.clock.wall().plus(wait)
     }
 
