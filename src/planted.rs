@@ -45,7 +45,7 @@ bugs! {
     ResumeTooFar = "resume-too-far",
     /// I11: cells are written, and after a while the row of their key.
     KeyAfterCells = "key-after-cells",
-    /// I8: a scan leaves out the second page of every slice.
+    /// I8: a scan looks at the first page of a slice and at no other.
     ScanSkipsAPage = "scan-skips-a-page",
     /// I5: work begins before every writer follows the new state.
     SettleTooShort = "settle-too-short",

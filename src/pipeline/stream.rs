@@ -202,7 +202,7 @@ async fn read_slice(
                     what = triage(&looking, &view, &stored.cell, stored.ttl_s, answered_at);
                 }
                 let scans = matches!(task.pass, Pass::Verify | Pass::Drain);
-                if scans && tally.page == 1 && planted::is(Bug::ScanSkipsAPage) {
+                if scans && tally.page > 0 && planted::is(Bug::ScanSkipsAPage) {
                     what = Triage::Current;
                 }
                 match what {

@@ -150,7 +150,7 @@ impl Operator {
         // Before anything goes wrong there is something to lose.
         self.clock.sleep(world.dice.span(1_000.0, 60_000.0)).await;
         let spoil = tokio::spawn(spoil(world.clone(), running.clone()));
-        self.ask(jobs, copies).await;
+        self.ask(running, jobs, copies).await;
         // A panic of the simulation itself ends the history.
         let _ = spoil.await;
         world.say("nothing goes wrong any more");
@@ -268,7 +268,7 @@ impl Operator {
     }
 
     /// Sends jobs, now and later.
-    async fn ask(&self, jobs: &mut Vec<JobId>, copies: bool) {
+    async fn ask(&self, running: &Arc<Running>, jobs: &mut Vec<JobId>, copies: bool) {
         let world = &self.world;
         let dice = &world.dice;
         let queue = world.queue(&self.process);
@@ -346,6 +346,9 @@ impl Operator {
                 let _ = queue.send(&body).await;
             }
             world.say(&format!("asked for: {}", request.what()));
+            if copies && dice.chance(0.5) {
+                stall_a_write(world, running);
+            }
             jobs.push(request.job_id());
         }
     }
@@ -353,6 +356,16 @@ impl Operator {
 
 fn channel(n: usize) -> ChannelId {
     ChannelId::new(format!("c{n}")).expect("an id")
+}
+
+/// A client stalls in the midst of a write while a copy begins, for more than a
+/// phase or two: what it then writes goes by a route that is long over.
+fn stall_a_write(world: &Arc<World>, running: &Arc<Running>) {
+    let (dice, running) = (&world.dice, running.clone());
+    let (n, span) = (dice.below(CLIENTS), dice.span(150_000.0, 450_000.0));
+    world.time.after(dice.span(1_000.0, 90_000.0), move || {
+        lock(&running.clients)[n].doom_a_write(Fate::Freezes(span));
+    });
 }
 
 fn fresh_worker(world: &World, name: &str) -> (Arc<Process>, Arc<Disk>) {
@@ -465,13 +478,21 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
             35..55 => {
                 let span = dice.span(5_000.0, 240_000.0);
                 world.say(&format!("{} will freeze for {span:?}", worker.0.name));
-                worker.0.doom(gates, Fate::Freezes(span));
+                if dice.chance(0.3) {
+                    worker.0.doom_a_write(Fate::Freezes(span));
+                } else {
+                    worker.0.doom(gates, Fate::Freezes(span));
+                }
                 lock(&running.tally).freezes += 1;
             }
             55..62 => {
                 let span = dice.span(20_000.0, 240_000.0);
                 world.say(&format!("{} will freeze for {span:?}", client.name));
-                client.doom(gates % 8, Fate::Freezes(span));
+                if dice.chance(0.7) {
+                    client.doom_a_write(Fate::Freezes(span));
+                } else {
+                    client.doom(gates % 8, Fate::Freezes(span));
+                }
                 lock(&running.tally).freezes += 1;
             }
             62..66 => {

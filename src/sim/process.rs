@@ -32,6 +32,8 @@ struct State {
     life: Life,
     // What happens at a gate, and how many gates there are before it.
     fate: Option<(u32, Fate)>,
+    // What happens when it is about to change data.
+    fate_of_write: Option<Fate>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -58,6 +60,7 @@ impl Process {
             state: Mutex::new(State {
                 life: Life::Runs,
                 fate: None,
+                fate_of_write: None,
             }),
             changed: Notify::new(),
             died: Notify::new(),
@@ -72,6 +75,11 @@ impl Process {
     /// Comes through while the process runs.
     pub(super) async fn gate(self: &Arc<Self>) {
         self.meet_fate();
+        self.awake().await;
+    }
+
+    /// Waits while the process is frozen; for ever if it is dead.
+    async fn awake(&self) {
         loop {
             let changed = self.changed.notified();
             let life = self.state().life;
@@ -99,6 +107,10 @@ impl Process {
                 None => return,
             }
         };
+        self.meet(fate);
+    }
+
+    fn meet(self: &Arc<Self>, fate: Fate) {
         self.time.trace(self.name.as_bytes());
         match fate {
             Fate::Dies => self.die(),
@@ -130,6 +142,20 @@ impl Process {
         self.state().fate = Some((gates, fate));
     }
 
+    /// Something happens to it when it is about to change data.
+    pub(super) fn doom_a_write(&self, fate: Fate) {
+        self.state().fate_of_write = Some(fate);
+    }
+
+    /// As [`Process::gate`], for a change of data.
+    pub(super) async fn gate_of_write(self: &Arc<Self>) {
+        let fate = self.state().fate_of_write.take();
+        if let Some(fate) = fate {
+            self.meet(fate);
+        }
+        self.gate().await;
+    }
+
     /// Waits for its death.
     pub(super) async fn died(&self) {
         self.died.notified().await;
@@ -157,6 +183,9 @@ impl Clock for ProcessClock {
     }
 
     async fn sleep(&self, span: Duration) {
+        // A process that is frozen begins to wait when it is woken: a timeout is set
+        // by an instruction that comes after the freeze.
+        self.0.awake().await;
         self.0.time.sleep(span).await;
         self.0.gate().await;
     }

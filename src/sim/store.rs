@@ -54,6 +54,7 @@ impl SimStore {
         &self,
         mutations: impl FnOnce(i64) -> Vec<Mutation> + Send + 'static,
     ) -> StoreResult<()> {
+        self.process.gate_of_write().await;
         self.call(|replicas, tell| replicas.write(mutations, tell))
             .await
     }

@@ -53,7 +53,7 @@ impl Weather {
             kms_ms: dice.span(2.0, 2_000.0).as_secs_f64() * 1000.0,
             slow: foul(0.10),
             hinted: foul(0.05),
-            stuck: foul(0.03),
+            stuck: foul(0.06),
             refused: foul(0.05),
             unanswered: foul(0.05),
             kms_fails: foul(0.10),
