@@ -8,7 +8,7 @@
 fn main() {
     eprintln!(
         "the simulation is left out of release builds; \
-         for speed: cargo run --profile soak --example simulate"
+         for speed: CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo run --example simulate"
     );
     std::process::exit(2);
 }
