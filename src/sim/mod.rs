@@ -31,6 +31,8 @@ mod process;
 mod queue;
 mod replicas;
 mod store;
+#[cfg(test)]
+mod tests;
 mod time;
 mod weather;
 mod world;

@@ -22,6 +22,11 @@ use crate::store::{
 /// How long a client of the store waits for an answer, as a driver does.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest TTL of the real stores, seconds.
+const MAX_TTL_S: u32 = 630_720_000;
+/// Their latest expiry, Unix seconds: 2038-01-19T03:14:06Z.
+const LATEST_EXPIRY_S: i64 = 2_147_483_646;
+
 /// A connection to the replicas.
 pub(super) struct SimStore {
     pub(super) replicas: Arc<Replicas>,
@@ -90,8 +95,9 @@ fn page(rows: &Rows, after: Option<&RecordId>, limit: PageLimit, now_s: i64) -> 
         if after.is_some_and(|after| record <= after) {
             continue;
         }
+        let size = cell.live_at(now_s).map_or(0, <[u8]>::len);
         let full = page.cells.len() >= limit.rows.max(1)
-            || (!page.cells.is_empty() && bytes >= limit.bytes);
+            || (!page.cells.is_empty() && bytes + size > limit.bytes);
         if full {
             page.next = page
                 .cells
@@ -100,7 +106,7 @@ fn page(rows: &Rows, after: Option<&RecordId>, limit: PageLimit, now_s: i64) -> 
             return page;
         }
         if let Some(cell) = stored(record, cell, now_s) {
-            bytes += cell.cell.len();
+            bytes += size;
             page.cells.push(cell);
         }
     }
@@ -147,7 +153,16 @@ impl Store for SimStore {
     }
 
     async fn write_cells(&self, partition: &Partition, writes: &[CellWrite]) -> StoreResult<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
         let (partition, writes) = (partition.clone(), writes.to_vec());
+        let now_s = true_time(&self.replicas.time).unix_seconds();
+        let too_late = |ttl_s: u32| ttl_s > MAX_TTL_S || now_s + i64::from(ttl_s) > LATEST_EXPIRY_S;
+        if writes.iter().any(|write| too_late(write.ttl_s)) {
+            let what = "a TTL that cannot be kept";
+            return Err(StoreError::new(StoreErrorClass::Invalid, what));
+        }
         self.mutate(move |now_s| {
             // A row each, so that an error may leave any of them written.
             let rows = writes.into_iter().map(|write| {
