@@ -74,9 +74,7 @@ impl KmsFault {
     /// Ends it.
     pub(super) fn end(self, scene: &Scene) -> Result<(), DemoError> {
         match self {
-            KmsFault::DeniesChannel { .. } | KmsFault::DeniesMessages => {
-                scene.ring.remove_deny(ID)
-            }
+            KmsFault::DeniesChannel { .. } | KmsFault::DeniesMessages => scene.ring.remove_deny(ID),
             _ => scene.ring.clear_fault(ID),
         }?;
         Ok(())

@@ -44,6 +44,8 @@ pub struct Figures {
     pub store_full: [u64; 2],
     /// Faults of the KMS, by kind.
     pub kms_faults: BTreeMap<&'static str, u64>,
+    /// How often nobody could reach the queue for a while.
+    pub queue_faults: u64,
     /// Operations of live traffic.
     pub operations: u64,
     /// Errors it was given, by code; the ledger reckons with them.
@@ -194,7 +196,11 @@ mod tests {
     fn what_is_wrong_is_counted_and_said() {
         let mut report = Report::default();
         assert!(report.holds());
-        assert!(report.line().ends_with("nothing lost, revived, overwritten or undecryptable."));
+        assert!(
+            report
+                .line()
+                .ends_with("nothing lost, revived, overwritten or undecryptable.")
+        );
         let violation = |wrong| Violation {
             name: MessageName {
                 org: OrgId::new("acme").unwrap(),
@@ -215,7 +221,9 @@ mod tests {
         let f = &report.figures;
         assert_eq!((f.lost, f.revived, f.overwritten), (2, 1, 1));
         assert!(
-            report.line().ends_with("VIOLATED: 2 lost, 1 revived, 1 overwritten."),
+            report
+                .line()
+                .ends_with("VIOLATED: 2 lost, 1 revived, 1 overwritten."),
             "{}",
             report.line()
         );

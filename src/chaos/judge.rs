@@ -218,9 +218,9 @@ async fn old_place(stage: &mut Stage, channel: &ChannelId) -> Result<(), DemoErr
     let found = scan.at_all_replicas().run(|_| {}).await?;
     let live = found.cells - found.expired;
     if live > 0 {
-        stage
-            .report
-            .other(format!("{live} live rows are left in the old place of {channel}"));
+        stage.report.other(format!(
+            "{live} live rows are left in the old place of {channel}"
+        ));
     }
     Ok(())
 }
@@ -236,7 +236,9 @@ pub(super) async fn end(
         let before: u64 = traffic.counts().done.values().sum();
         let more = tokio::time::timeout(GOES_ON, traffic.reached(before + 20)).await;
         if more.is_err() {
-            stage.report.other("the traffic did not go on after the jobs");
+            stage
+                .report
+                .other("the traffic did not go on after the jobs");
         }
         let ended = traffic.stop().await;
         let ended = ended.map_err(|e| DemoError::io("write", Path::new("the ledger"), e))?;
@@ -296,7 +298,9 @@ async fn compare(stage: &mut Stage, client: Client) -> Result<(), DemoError> {
         report.wrong(format!("at the end: {n} messages are refused: {code}"));
     }
     if stage.report.figures.present == 0 {
-        stage.report.other("no message was found, so nothing is proven");
+        stage
+            .report
+            .other("no message was found, so nothing is proven");
     }
     Ok(())
 }
@@ -304,7 +308,10 @@ async fn compare(stage: &mut Stage, client: Client) -> Result<(), DemoError> {
 /// Verifies every chain of the audit log, and that they reach as far as the jobs
 /// say.
 async fn audit_log(stage: &mut Stage) -> Result<(), DemoError> {
-    let streams = stage.ended.iter().flat_map(|job| job.streams.iter().cloned());
+    let streams = stage
+        .ended
+        .iter()
+        .flat_map(|job| job.streams.iter().cloned());
     let heads: Result<Vec<audit::Head>, String> = streams.map(TryInto::try_into).collect();
     let heads = heads.unwrap_or_default();
     let dir = stage.scene.config.audit.dir.clone();

@@ -104,7 +104,9 @@ pub async fn run(
         && !foreign
         && let Err(error) = clean_up(place.path()).await
     {
-        say(&format!("what was made on the servers is left there: {error}"));
+        say(&format!(
+            "what was made on the servers is left there: {error}"
+        ));
     }
     match outcome {
         None => Ok(None),
@@ -151,11 +153,17 @@ async fn story(
     let means = Means {
         inside: crate::faults::BUILT_IN,
         embedded: matches!(options.parts, Parts::Embedded),
+        embedded_queue: match &options.parts {
+            Parts::Embedded => true,
+            Parts::Cluster { sqs_endpoint, .. } => sqs_endpoint.is_none(),
+        },
     };
     let script = Script::new(options.seed, options.kills, means);
     mark(options, dir, &script)?;
     if !means.inside {
-        say("a release build has no kill points, no faults inside of workers and no count of rework: kills are at random instants only");
+        say(
+            "a release build has no kill points, no faults inside of workers and no count of rework: kills are at random instants only",
+        );
     }
     let mut stage = Stage::set(options, dir, say).await?;
     for (n, round) in script.rounds.iter().enumerate() {

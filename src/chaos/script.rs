@@ -134,6 +134,11 @@ pub enum Deed {
         /// How long.
         lasts: u32,
     },
+    /// Nobody can reach the queue, and its end. Of the embedded queue only.
+    Queue {
+        /// How long.
+        lasts: u32,
+    },
 }
 
 /// What the KMS does.
@@ -168,6 +173,8 @@ pub struct Means {
     pub inside: bool,
     /// The embedded store.
     pub embedded: bool,
+    /// The embedded queue.
+    pub embedded_queue: bool,
 }
 
 impl Script {
@@ -213,8 +220,9 @@ fn round(random: &mut StdRng, n: usize, deaths: usize, means: Means) -> Round {
             Some(worker) if at_point && means.inside => {
                 *worker = Ail::DiesAt {
                     point: point(random, copies),
-                    nth: random.random_range(1..=3),
-                    by: by.max(500),
+                    // More often the first: not every worker comes twice.
+                    nth: [1, 1, 2, 3][random.random_range(0..4)],
+                    by: 800 + by / 2,
                 };
             }
             _ => events.push(Event {
@@ -230,7 +238,7 @@ fn round(random: &mut StdRng, n: usize, deaths: usize, means: Means) -> Round {
             *worker = ail(random, means);
         }
     }
-    if random.random_bool(0.6) {
+    if random.random_bool(0.7) {
         events.push(Event {
             at: random.random_range(0..800),
             deed: Deed::Freeze {
@@ -244,6 +252,14 @@ fn round(random: &mut StdRng, n: usize, deaths: usize, means: Means) -> Round {
             at: random.random_range(0..600),
             deed: Deed::Kms {
                 fault: kms_fault(random),
+                lasts: random.random_range(100..500),
+            },
+        });
+    }
+    if random.random_bool(0.25) && means.embedded_queue {
+        events.push(Event {
+            at: random.random_range(0..600),
+            deed: Deed::Queue {
                 lasts: random.random_range(100..500),
             },
         });
@@ -319,6 +335,7 @@ mod tests {
     const ALL: Means = Means {
         inside: true,
         embedded: true,
+        embedded_queue: true,
     };
 
     #[test]
@@ -345,6 +362,7 @@ mod tests {
         let means = Means {
             inside: false,
             embedded: false,
+            embedded_queue: false,
         };
         let script = Script::new(3, 200, means);
         let mut ails = script.rounds.iter().flat_map(|round| &round.workers);
@@ -365,6 +383,7 @@ mod tests {
             "store_full",
             "kill",
             "freeze",
+            "queue",
             "denies_channel",
             "denies_messages",
             "slow",

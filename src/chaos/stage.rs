@@ -83,7 +83,10 @@ impl Stage {
             filled.rows,
             filled.slice_count(),
             filled.slices.len(),
-            on.map_or_else(|| "the embedded store".to_owned(), |ks| format!("keyspace {ks}")),
+            on.map_or_else(
+                || "the embedded store".to_owned(),
+                |ks| format!("keyspace {ks}")
+            ),
             options.seed,
         ));
         let channels = filled.slices.keys().take(CHANNELS).map(|first| Channel {

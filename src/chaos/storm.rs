@@ -17,6 +17,7 @@ use crate::job::{
     BookError, Cause, JobMessage, JobRow, JobState, Mode, MoveFrom, MoveRequest, MoveTo,
     RekeyRequest,
 };
+use crate::queue::sqlite::{SqliteQueue, Withheld};
 use crate::registry::ChannelName;
 use crate::store::StoreErrorClass;
 
@@ -48,6 +49,7 @@ enum Action {
     Do(Deed),
     Wake(String),
     EndKms(KmsFault),
+    EndQueue,
     DieBy(String),
 }
 
@@ -67,6 +69,7 @@ struct Storm<'a> {
     agenda: Vec<(Instant, Action)>,
     ails: BTreeMap<String, Ail>,
     dead: Vec<Dead>,
+    queue: Option<Withheld>,
 }
 
 /// Plays it, and returns its jobs.
@@ -90,6 +93,7 @@ pub(super) async fn play(
         agenda: Vec::new(),
         ails: BTreeMap::new(),
         dead: Vec::new(),
+        queue: None,
     };
     storm.begin(round)?;
     storm.weather().await?;
@@ -286,10 +290,14 @@ impl Storm<'_> {
         self.agenda = later;
         for (_, action) in due {
             match action {
+                Action::Send(n) if self.queue.is_some() => {
+                    self.agenda.push((now + self.span / 20, Action::Send(n)));
+                }
                 Action::Send(n) => {
                     let body = self.jobs[n].message.to_json();
                     self.stage.scene.queue.send(&body).await?;
                 }
+                Action::EndQueue => self.queue = None,
                 Action::Do(deed) => self.do_deed(&deed)?,
                 Action::Wake(name) => {
                     let running = self.stage.workers.running();
@@ -338,7 +346,15 @@ impl Storm<'_> {
                 worker.signal(Signal::STOP);
                 let beyond = self.lease.mul_f64(f64::from(*beyond) / 1000.0);
                 let wake = Action::Wake(worker.name.clone());
-                self.agenda.push((Instant::now() + self.lease + beyond, wake));
+                self.agenda
+                    .push((Instant::now() + self.lease + beyond, wake));
+            }
+            Deed::Queue { lasts } => {
+                let path = &self.stage.scene.config.queue.path;
+                self.queue = Some(SqliteQueue::withhold(path)?);
+                self.stage.report.figures.queue_faults += 1;
+                let lasts = self.span.mul_f64(f64::from(*lasts) / 1000.0);
+                self.agenda.push((Instant::now() + lasts, Action::EndQueue));
             }
             Deed::Kms { fault, lasts } => {
                 let channel = match fault {
@@ -447,6 +463,7 @@ impl Storm<'_> {
 
     /// Patience has ended.
     fn give_up(&mut self) -> Result<(), DemoError> {
+        self.queue = None;
         for (_, action) in std::mem::take(&mut self.agenda) {
             if let Action::EndKms(fault) = action {
                 fault.end(&self.stage.scene)?;

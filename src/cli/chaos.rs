@@ -159,7 +159,9 @@ fn settings(config: &StoreConfig) -> String {
         ("tls_key", &config.tls_key),
     ] {
         // Workers run where this does, but their file is elsewhere.
-        let path = path.as_deref().and_then(|path| std::path::absolute(path).ok());
+        let path = path
+            .as_deref()
+            .and_then(|path| std::path::absolute(path).ok());
         line(name, path.as_deref().and_then(Path::to_str));
     }
     text
@@ -253,7 +255,11 @@ fn done(f: &Figures) -> String {
     let rows = [
         row("rounds", f.rounds, format!("in {:.0} s", f.seconds)),
         row("jobs", f.jobs, by(&f.jobs_by_kind)),
-        row("messages doubled", f.duplicates, "sent again, in any order".to_owned()),
+        row(
+            "messages doubled",
+            f.duplicates,
+            "sent again, in any order".to_owned(),
+        ),
         row(
             "kills",
             f.kills,
@@ -262,11 +268,36 @@ fn done(f: &Figures) -> String {
                 f.kills_at_points, f.points_not_reached
             ),
         ),
-        row("zombies", f.zombies, "frozen beyond their leases, and woken".to_owned()),
-        row("clocks that jump", f.clock_jumps, "within the allowed skew".to_owned()),
-        row("full audit disks", f.audit_full[0], format!("{} stopped by it", f.audit_full[1])),
-        row("full store disks", f.store_full[0], format!("{} stopped by it", f.store_full[1])),
-        row("faults of the KMS", f.kms_faults.values().sum(), by(&f.kms_faults)),
+        row(
+            "zombies",
+            f.zombies,
+            "frozen beyond their leases, and woken".to_owned(),
+        ),
+        row(
+            "clocks that jump",
+            f.clock_jumps,
+            "within the allowed skew".to_owned(),
+        ),
+        row(
+            "full audit disks",
+            f.audit_full[0],
+            format!("{} stopped by it", f.audit_full[1]),
+        ),
+        row(
+            "full store disks",
+            f.store_full[0],
+            format!("{} stopped by it", f.store_full[1]),
+        ),
+        row(
+            "faults of the KMS",
+            f.kms_faults.values().sum(),
+            by(&f.kms_faults),
+        ),
+        row(
+            "faults of the queue",
+            f.queue_faults,
+            "nobody could reach it for a while".to_owned(),
+        ),
         row(
             "live operations",
             f.operations,
@@ -275,7 +306,11 @@ fn done(f: &Figures) -> String {
                 false => format!("and errors: {}", by(&f.traffic_errors)),
             },
         ),
-        row("compared", f.compared, format!("{} there, the rest deleted or vanished", f.present)),
+        row(
+            "compared",
+            f.compared,
+            format!("{} there, the rest deleted or vanished", f.present),
+        ),
         row("audit records", f.audit_records, String::new()),
     ];
     out::table(["done", "n", "how"], rows)
@@ -301,10 +336,22 @@ fn found(report: &Report) -> String {
         row("overwritten", f.overwritten, String::new()),
         row("undecryptable", f.undecryptable, String::new()),
         row("rows under old keys", f.old_key_rows, String::new()),
-        row("slices with rework beyond a batch a death", f.rework_excess, rework),
+        row(
+            "slices with rework beyond a batch a death",
+            f.rework_excess,
+            rework,
+        ),
         row("jobs stuck", f.stuck, String::new()),
-        row("workers ended by themselves", f.ended_unasked, String::new()),
-        row("other", f.others, "counts, old places, audit chains".to_owned()),
+        row(
+            "workers ended by themselves",
+            f.ended_unasked,
+            String::new(),
+        ),
+        row(
+            "other",
+            f.others,
+            "counts, old places, audit chains".to_owned(),
+        ),
     ];
     let takeover = match f.takeover_ms() {
         Some([least, middle, most]) => format!(
@@ -313,7 +360,12 @@ fn found(report: &Report) -> String {
         ),
         None => "no dead worker held anything".to_owned(),
     };
-    rows.push(["takeover time".to_owned(), "-".to_owned(), "-".to_owned(), takeover]);
+    rows.push([
+        "takeover time".to_owned(),
+        "-".to_owned(),
+        "-".to_owned(),
+        takeover,
+    ]);
     out::table(["guarantee", "violations", "holds", "note"], rows)
 }
 

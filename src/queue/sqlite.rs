@@ -60,6 +60,12 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Keeps a queue from everybody until it is dropped.
+pub struct Withheld {
+    // Closing it rolls its transaction back.
+    _connection: Connection,
+}
+
 /// A queue in a SQLite file.
 ///
 /// A receipt is `<message id>/<token>`; each delivery has a new token, so an
@@ -97,6 +103,19 @@ impl SqliteQueue {
             connection: Arc::new(Mutex::new(connection)),
             max_receives: max_receives.max(1),
             clock,
+        })
+    }
+
+    /// Keeps everybody from the queue in the file at `path` for as long as the
+    /// answer lives, as a queue does that is not there: for trials.
+    ///
+    /// # Errors
+    /// If the file is no queue, or others keep it for long.
+    pub fn withhold(path: &Path) -> Result<Withheld, QueueError> {
+        let connection = connect(path)?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Withheld {
+            _connection: connection,
         })
     }
 

@@ -13,7 +13,7 @@ use super::DemoError;
 use super::scene::{APP, IMPORTER, OPERATOR, WORKER};
 use crate::aws::Credentials;
 use crate::clock::SharedClock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, QueueKind};
 use crate::kms::local::{LocalKeyRing, RingAdmin, Unlock, serve};
 use crate::queue::sqs::{self, SqsSettings};
 use crate::registry::{Registry, Timing};
@@ -145,6 +145,19 @@ pub(crate) async fn remove(
     if config.store.kind.is_cluster() {
         let cluster = wiring::cluster(config, clock).await?;
         Schema::drop_signed(&cluster, owner.name).await?;
+    }
+    if let (QueueKind::Sqs, Some(url)) = (config.queue.kind, &config.queue.url) {
+        let settings = SqsSettings {
+            credentials: Credentials {
+                profile: Some(OPERATOR.to_owned()),
+                file: config.aws.credentials_file.clone(),
+            },
+            url: url.clone(),
+            dead_letter_url: None,
+            endpoint: config.queue.endpoint.clone(),
+            region: config.queue.region.clone(),
+        };
+        sqs::remove_for_trial(&settings, clock.clone()).await?;
     }
     Ok(())
 }

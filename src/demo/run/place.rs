@@ -24,7 +24,9 @@ impl Place {
     pub fn make(owner: &str, wanted: Option<&Path>, keep: bool) -> Result<Self, DemoError> {
         let path = match wanted {
             Some(path) => std::path::absolute(path).map_err(|e| DemoError::io("find", path, e))?,
-            None => std::env::temp_dir().join(format!("rekeyd-{owner}-{:08x}", rand::random::<u32>())),
+            None => {
+                std::env::temp_dir().join(format!("rekeyd-{owner}-{:08x}", rand::random::<u32>()))
+            }
         };
         let made = fs::DirBuilder::new()
             .recursive(wanted.is_some())
