@@ -119,6 +119,9 @@ pub enum Deed {
     Kill {
         /// Which.
         pick: u32,
+        /// So many milliseconds after a job is seen to have tasks, not before:
+        /// most of a round is waiting, and a death then costs nothing.
+        at_work: Option<u32>,
     },
     /// SIGSTOP to a worker, and SIGCONT so long after its leases have run out.
     Freeze {
@@ -229,6 +232,7 @@ fn round(random: &mut StdRng, n: usize, deaths: usize, means: Means) -> Round {
                 at: by,
                 deed: Deed::Kill {
                     pick: random.random_range(0..1000),
+                    at_work: random.random_bool(0.5).then(|| random.random_range(0..400)),
                 },
             }),
         }

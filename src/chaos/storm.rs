@@ -31,6 +31,9 @@ const LOOK_AT_CLUSTER: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The same on a cluster.
 const PATIENCE_WITH_CLUSTER: Duration = Duration::from_secs(300);
+/// Thousandths of a round by which workers that are to die at a point come before
+/// the others.
+const HEAD_START: u32 = 250;
 /// From SIGTERM to SIGKILL, beyond the grace time.
 const BEYOND_GRACE: Duration = Duration::from_secs(10);
 
@@ -48,6 +51,7 @@ enum Action {
     Send(usize),
     Do(Deed),
     Wake(String),
+    Start(Ail),
     EndKms(KmsFault),
     EndQueue,
     DieBy(String),
@@ -201,11 +205,22 @@ impl Storm<'_> {
 
     /// Starts the workers, and writes the agenda.
     fn begin(&mut self, round: &Round) -> Result<(), DemoError> {
-        for ail in &round.workers {
+        // Those that are to die at a point first, or others would come to it in
+        // their place: whoever takes the job in drives it.
+        let doomed = |ail: &&Ail| matches!(ail, Ail::DiesAt { .. });
+        for ail in round.workers.iter().filter(doomed) {
             let name = self.start(ail)?;
             if let Ail::DiesAt { by, .. } = ail {
                 self.agenda.push((self.at(*by), Action::DieBy(name)));
             }
+        }
+        let begin = match round.workers.iter().any(|ail| doomed(&ail)) {
+            true => HEAD_START,
+            false => 0,
+        };
+        for ail in round.workers.iter().filter(|ail| !doomed(ail)) {
+            let start = Action::Start(ail.clone());
+            self.agenda.push((self.at(begin), start));
         }
         for (n, ask) in round.asks.iter().enumerate().take(self.jobs.len()) {
             for at in std::iter::once(&ask.at).chain(&ask.again_at) {
@@ -298,6 +313,7 @@ impl Storm<'_> {
                     self.stage.scene.queue.send(&body).await?;
                 }
                 Action::EndQueue => self.queue = None,
+                Action::Start(ail) => drop(self.start(&ail)?),
                 Action::Do(deed) => self.do_deed(&deed)?,
                 Action::Wake(name) => {
                     let running = self.stage.workers.running();
@@ -322,16 +338,39 @@ impl Storm<'_> {
     fn do_deed(&mut self, deed: &Deed) -> Result<(), DemoError> {
         let running = self.stage.workers.running();
         match deed {
-            Deed::Kill { pick } => {
+            Deed::Kill {
+                pick,
+                at_work: Some(after_ms),
+            } if self.begun.elapsed() < self.span * 2 => {
+                let works = |asked: &Asked| {
+                    let row = asked.row.as_ref();
+                    row.is_some_and(|row| {
+                        row.state.has_tasks() && row.round.is_some_and(|r| r.tasks.is_some())
+                    })
+                };
+                let now = Instant::now();
+                let next = match self.jobs.iter().any(works) {
+                    true => {
+                        let after = Duration::from_millis(u64::from(*after_ms));
+                        let kill = Deed::Kill {
+                            pick: *pick,
+                            at_work: None,
+                        };
+                        (now + after, Action::Do(kill))
+                    }
+                    false => (now, Action::Do(deed.clone())),
+                };
+                self.agenda.push(next);
+            }
+            Deed::Kill { pick, .. } => {
                 // One that is to die at a point dies there, or later by itself.
                 let fit: Vec<usize> = (0..running.len())
                     .filter(|n| !self.is_doomed(&running[*n].name))
                     .collect();
                 match fit.get(*pick as usize % fit.len().max(1)) {
                     Some(n) => self.kill(*n)?,
-                    // All are doomed. Another is there a little later.
+                    // All are doomed, or the others are not there yet.
                     None => {
-                        self.start(&Ail::Well)?;
                         let again = Action::Do(deed.clone());
                         let soon = Instant::now() + self.span.mul_f64(0.1);
                         self.agenda.push((soon, again));

@@ -50,7 +50,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "URL")]
     sqs_endpoint: Option<String>,
     /// Messages that are there before.
-    #[arg(long, value_name = "N", default_value_t = 1200,
+    #[arg(long, value_name = "N", default_value_t = 2000,
           value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     messages: u32,
     /// Operations of live traffic a second.
