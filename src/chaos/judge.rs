@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::figures::Report;
 use super::script::{Ail, Round};
-use super::stage::Stage;
+use super::stage::{Stage, patiently};
 use super::storm::{Asked, ended_well};
 use super::{Options, figures::Figures};
 use crate::audit;
@@ -15,11 +15,11 @@ use crate::client::Client;
 use crate::demo::ledger::Violations;
 use crate::demo::run::DemoError;
 use crate::demo::run::read::Reader;
-use crate::demo::run::scene::{APP, Part};
+use crate::demo::run::scene::{APP, Part, Scene};
 use crate::ids::ChannelId;
 use crate::job::{JobRow, Mode};
 use crate::kms::{ReasonCode, Use};
-use crate::verify::Scan;
+use crate::verify::{Found, Scan};
 
 /// Rows that a worker seals and writes at a time: what one death may cost in each
 /// slice that is in flight.
@@ -183,10 +183,8 @@ fn interruptions(round: &Round) -> u64 {
 /// No live row is under a key that the finished jobs led away from.
 async fn old_keys(stage: &mut Stage) -> Result<(), DemoError> {
     let scene = &stage.scene;
-    let active = scene.registry.org(&scene.org).await?.cmk;
-    let (store, clock) = (scene.store.clone(), scene.clock.clone());
-    let scan = Scan::new(store, clock, None, scene.org.clone(), None).await?;
-    let found = scan.at_all_replicas().run(|_| {}).await?;
+    let active = patiently(async || Ok(scene.registry.org(&scene.org).await?.cmk)).await?;
+    let found = scan(scene, None).await?;
     let report = &mut stage.report;
     for (cmk, under) in &found.by_cmk {
         if *cmk != active && under.cells > 0 {
@@ -210,12 +208,21 @@ async fn old_keys(stage: &mut Stage) -> Result<(), DemoError> {
     Ok(())
 }
 
+/// Reads every row of the organization or of a channel, on every replica, by the
+/// stored bytes alone.
+async fn scan(scene: &Scene, channel: Option<&ChannelId>) -> Result<Found, DemoError> {
+    patiently(async || {
+        let (store, clock) = (scene.store.clone(), scene.clock.clone());
+        let scan = Scan::new(store, clock, None, scene.org.clone(), channel.cloned());
+        Ok(scan.await?.at_all_replicas().run(|_| {}).await?)
+    })
+    .await
+}
+
 /// Nothing that lives is left in the place that a copy came from.
 async fn old_place(stage: &mut Stage, channel: &ChannelId) -> Result<(), DemoError> {
     let scene = &stage.scene;
-    let (store, clock) = (scene.store.clone(), scene.clock.clone());
-    let scan = Scan::new(store, clock, None, scene.org.clone(), Some(channel.clone())).await?;
-    let found = scan.at_all_replicas().run(|_| {}).await?;
+    let found = scan(scene, Some(channel)).await?;
     let live = found.cells - found.expired;
     if live > 0 {
         stage.report.other(format!(
@@ -258,7 +265,7 @@ pub(super) async fn end(
     let all_well = stage.report.figures.stuck == 0;
     if all_well {
         old_keys(&mut stage).await?;
-        let active = scene.registry.org(&scene.org).await?.cmk;
+        let active = patiently(async || Ok(scene.registry.org(&scene.org).await?.cmk)).await?;
         for cmk in stage.cmks.iter().filter(|cmk| **cmk != active) {
             scene.ring.disable(cmk)?;
         }

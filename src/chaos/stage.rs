@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,12 +14,15 @@ use crate::demo::run::DemoError;
 use crate::demo::run::fill::{self, Filled};
 use crate::demo::run::scene::{APP, OPERATOR, Part, Scene};
 use crate::demo::run::workers::Workers;
-use crate::demo::traffic::{Plan, Target, Traffic};
+use crate::demo::traffic::{Plan, Traffic};
 use crate::epoch::Epoch;
-use crate::ids::{ChannelId, CmkArn, Hour};
-use crate::job::JobRow;
+use crate::ids::{ChannelId, CmkArn};
+use crate::job::{BookError, JobRow};
 use crate::kms::local::NewKey;
+use crate::pipeline::TaskError;
+use crate::queue::QueueError;
 use crate::registry::ChannelName;
+use crate::store::StoreErrorClass;
 use crate::wiring;
 
 /// Channels that are written to, moved and denied: few, so that these meet.
@@ -27,6 +30,10 @@ const CHANNELS: usize = 4;
 /// Of each, old hours that get new messages, so that writers and workers meet in
 /// a slice.
 const OLD_HOURS: usize = 4;
+
+/// How long a store may be late, or a node of it dead, before chaos itself cannot go
+/// on.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A channel: its first name, by which the traffic goes on, and its name now.
 pub(super) struct Channel {
@@ -122,6 +129,33 @@ impl Stage {
     }
 }
 
+/// Asks again what may be asked twice: the store may be late, or a node of it dead
+/// for a while.
+pub(super) async fn patiently<T>(
+    mut ask: impl AsyncFnMut() -> Result<T, DemoError>,
+) -> Result<T, DemoError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(error) if may_pass(&error) && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn may_pass(error: &DemoError) -> bool {
+    match error {
+        DemoError::Store(e)
+        | DemoError::Book(BookError::Store(e))
+        | DemoError::Scan(TaskError::Store(e)) => e.class == StoreErrorClass::Transient,
+        DemoError::Registry(e) | DemoError::Scan(TaskError::Registry(e)) => e.is_transient(),
+        DemoError::Queue(e) => matches!(e, QueueError::Transient(_)),
+        _ => false,
+    }
+}
+
 async fn start_traffic(
     options: &Options,
     scene: &Scene,
@@ -129,24 +163,11 @@ async fn start_traffic(
     ledger: &Arc<Ledger>,
     filled: &Filled,
 ) -> Result<Traffic, DemoError> {
-    let now_s = u64::try_from(scene.clock.wall().unix_seconds()).unwrap_or(0);
-    let this_hour = Hour::of_unix_seconds(now_s)?;
-    let targets = filled.slices.iter().take(CHANNELS);
-    let targets = targets.map(|(channel, hours)| Target {
-        org: scene.org.clone(),
-        workspace: scene.workspace.clone(),
-        channel: channel.clone(),
-        hours: hours
-            .iter()
-            .copied()
-            .take(OLD_HOURS)
-            .chain([this_hour])
-            .collect(),
-    });
+    let targets = filled.targets(scene, CHANNELS, OLD_HOURS)?;
     let plan = Plan {
         // Some vanish while a worker is frozen, some just after.
         vanish_after_s: 1..=8,
-        ..Plan::busy(options.seed, options.traffic_per_s, targets.collect())
+        ..Plan::busy(options.seed, options.traffic_per_s, targets)
     };
     let traffic = Traffic::start(
         scene.client(app).await?,

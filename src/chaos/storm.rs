@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::script::{Ail, Deed, Job, KmsFault, Round};
-use super::stage::Stage;
+use super::stage::{Stage, patiently};
 use crate::demo::run::DemoError;
 use crate::demo::run::scene::OPERATOR;
 use crate::faults;
@@ -109,7 +109,8 @@ pub(super) async fn play(
 
 /// What is asked for. The CMKs it leads to are entered as targets.
 async fn requests(stage: &mut Stage, n: usize, round: &Round) -> Result<Vec<Asked>, DemoError> {
-    let active = stage.scene.registry.org(&stage.scene.org).await?.cmk;
+    let scene = stage.scene.clone();
+    let active = patiently(async || Ok(scene.registry.org(&scene.org).await?.cmk)).await?;
     let at = stage.cmks.iter().position(|cmk| *cmk == active);
     let others = 1..stage.cmks.len();
     let next = others.map(|k| stage.cmks[(at.unwrap_or(0) + k) % stage.cmks.len()].clone());
@@ -119,7 +120,7 @@ async fn requests(stage: &mut Stage, n: usize, round: &Round) -> Result<Vec<Aske
         let (kind, asked) = match ask.job {
             Job::Rekey { mode } => {
                 let Some(to) = next.next() else { continue };
-                stage.scene.allow(&stage.operator, &to).await?;
+                patiently(async || scene.allow(&stage.operator, &to).await).await?;
                 let kind = match mode {
                     Mode::Reencrypt => "reencrypt",
                     Mode::Rewrap => "rewrap",
@@ -310,7 +311,8 @@ impl Storm<'_> {
                 }
                 Action::Send(n) => {
                     let body = self.jobs[n].message.to_json();
-                    self.stage.scene.queue.send(&body).await?;
+                    let queue = &self.stage.scene.queue;
+                    patiently(async || Ok(queue.send(&body).await?)).await?;
                 }
                 Action::EndQueue => self.queue = None,
                 Action::Start(ail) => drop(self.start(&ail)?),

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chaos::{self, EVIDENCE, Ended, Figures, Options, Report};
 use crate::cli::context::Context;
+use crate::cli::demo::Store;
 use crate::cli::exit::Exit;
 use crate::cli::out;
 use crate::cli::report::{self, Failure};
@@ -67,16 +68,6 @@ pub(super) struct Arguments {
     /// Wait for this file before the last judgement. For tests.
     #[arg(long, value_name = "FILE", hide = true)]
     hold: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Store {
-    /// The embedded store.
-    Sqlite,
-    /// A ScyllaDB cluster.
-    Scylla,
-    /// A Cassandra cluster.
-    Cassandra,
 }
 
 impl Arguments {

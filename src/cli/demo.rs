@@ -61,7 +61,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Store {
+pub(super) enum Store {
     /// The embedded store.
     Sqlite,
     /// A ScyllaDB cluster.

@@ -40,8 +40,8 @@ pub use workers::end_with;
 use crate::client::Client;
 use crate::demo::generate::{Recipe, Shape};
 use crate::demo::ledger::Ledger;
-use crate::demo::traffic::{self, Target, Traffic};
-use crate::ids::{ChannelId, Hour, JobId, WorkspaceId};
+use crate::demo::traffic::{self, Traffic};
+use crate::ids::{ChannelId, JobId, WorkspaceId};
 use crate::job::{JobMessage, Mode, MoveFrom, MoveRequest, MoveTo, RekeyRequest};
 use crate::registry::Timing;
 use fill::Filled;
@@ -268,21 +268,8 @@ async fn start_traffic(
     filled: &Filled,
     show: &mut Show,
 ) -> Result<Traffic, DemoError> {
-    let now_s = u64::try_from(scene.clock.wall().unix_seconds()).unwrap_or(0);
-    let this_hour = Hour::of_unix_seconds(now_s)?;
-    let targets = filled.slices.iter().take(TRAFFIC_CHANNELS);
-    let targets = targets.map(|(channel, hours)| Target {
-        org: scene.org.clone(),
-        workspace: scene.workspace.clone(),
-        channel: channel.clone(),
-        hours: hours
-            .iter()
-            .copied()
-            .take(TRAFFIC_HOURS)
-            .chain([this_hour])
-            .collect(),
-    });
-    let plan = traffic::Plan::busy(options.seed, options.traffic_per_s, targets.collect());
+    let targets = filled.targets(scene, TRAFFIC_CHANNELS, TRAFFIC_HOURS)?;
+    let plan = traffic::Plan::busy(options.seed, options.traffic_per_s, targets);
     let traffic = Traffic::start(
         client.clone(),
         ledger.clone(),

@@ -2,22 +2,23 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::services::{cassandra, schema_lock, sqs};
+use crate::services::{Cluster, cassandra, schema_lock, sqs};
 
 const DONE: i32 = 0;
 const CONFLICT: i32 = 6;
 
-fn chaos(keyspace: &str, dir: &Path) -> Command {
+fn chaos(nodes: &str, keyspace: &str, dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rekeyd"));
     command
         .args(["chaos", "--store", "cassandra", "--nodes"])
-        .arg(cassandra().node())
+        .arg(nodes)
         .args(["--keyspace", keyspace, "--dir"])
         .arg(dir)
         .stdin(Stdio::null())
@@ -45,7 +46,7 @@ async fn chaos_on_servers_loses_nothing_and_cleans_up() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, hold) = (temp.path().join("chaos"), temp.path().join("go"));
     let keyspace = format!("{}_chaos", cassandra().keyspace_name());
-    let mut command = chaos(&keyspace, &dir);
+    let mut command = chaos(&cassandra().node(), &keyspace, &dir);
     command
         .args(["--kills", "2", "--messages", "200", "--traffic-per-s", "20"])
         .args(["--sqs-endpoint", &sqs().endpoint(), "--hold"])
@@ -79,6 +80,35 @@ async fn chaos_on_servers_loses_nothing_and_cleans_up() {
     assert!(!dir.exists(), "the directory is removed");
 }
 
+/// A node of three is killed and comes back while the workers die.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_loses_nothing_when_a_node_dies_as_well() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("chaos");
+    let mut cluster = Cluster::start(3).await;
+    let mut command = chaos(&cluster.nodes().join(","), "rekeyd_chaos_nodes", &dir);
+    command.args(["--kills", "2", "--messages", "100", "--traffic-per-s", "10"]);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = String::new();
+    let mut killed = false;
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line.contains(" messages in ") {
+            // The first jobs are on their way.
+            cluster.kill(2);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            cluster.restart(2);
+            killed = true;
+        }
+        said += &line;
+        said += "\n";
+    }
+    let output = child.wait_with_output().await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(DONE), "{said}{errors}");
+    assert!(killed, "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_leaves_a_keyspace_alone_that_it_did_not_make() {
     let temp = tempfile::tempdir().unwrap();
@@ -93,7 +123,10 @@ async fn chaos_leaves_a_keyspace_alone_that_it_did_not_make() {
         let make = format!("CREATE TABLE {keyspace}.t (id int PRIMARY KEY)");
         session.query_unpaged(make, ()).await.unwrap();
     }
-    let output = chaos(&keyspace, &dir).output().await.unwrap();
+    let output = chaos(&cassandra().node(), &keyspace, &dir)
+        .output()
+        .await
+        .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(CONFLICT), "{errors}");
     assert!(errors.contains(&keyspace), "{errors}");
