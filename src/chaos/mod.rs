@@ -38,6 +38,8 @@ use stage::Stage;
 
 /// The mark of a directory that chaos made: which run it is of.
 pub const MARK: &str = "chaos.json";
+/// All that the traffic did.
+const LEDGER: &str = "ledger.jsonl";
 /// What was found wrong, in a directory that was kept.
 pub const EVIDENCE: &str = "violations.txt";
 
@@ -92,7 +94,8 @@ pub async fn run(
     };
     let failed = match &outcome {
         Some(Ok(report)) => !report.holds(),
-        Some(Err(error)) => !matches!(error, DemoError::Foreign { .. }),
+        // Before its first message there is nothing to look into.
+        Some(Err(_)) => place.path().join(LEDGER).exists(),
         None => false,
     };
     if failed {
@@ -100,9 +103,12 @@ pub async fn run(
     }
     let foreign = matches!(&outcome, Some(Err(DemoError::Foreign { .. })));
     let kept = place.is_kept().then(|| place.path().to_owned());
+    // What could not be reached to begin with is not reached now.
+    let reached = !matches!(&outcome, Some(Err(_)));
     if kept.is_none()
         && !foreign
         && let Err(error) = clean_up(place.path()).await
+        && reached
     {
         say(&format!(
             "what was made on the servers is left there: {error}"

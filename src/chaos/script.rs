@@ -299,7 +299,8 @@ fn ail(random: &mut StdRng, means: Means) -> Ail {
             writes: random.random_range(1..60),
         },
         37..49 if means.embedded => Ail::StoreFull {
-            pages: random.random_range(0..8),
+            // Few: a store that has been written to has room of its own.
+            pages: random.random_range(0..3),
         },
         _ => Ail::Well,
     }

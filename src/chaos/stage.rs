@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::figures::Report;
-use super::{Options, owner};
+use super::{LEDGER, Options, owner};
 use crate::demo::generate::{Recipe, Shape};
 use crate::demo::ledger::Ledger;
 use crate::demo::run::DemoError;
@@ -72,7 +72,7 @@ impl Stage {
             .ring
             .create_key(&wiring::unlock(&scene.config), &NewKey::default())?;
         let operator = scene.part(OPERATOR).await?;
-        let book = dir.join("ledger.jsonl");
+        let book = dir.join(LEDGER);
         let ledger = Ledger::in_file(&book).map_err(|e| DemoError::io("make", &book, e))?;
         let ledger = Arc::new(ledger);
         let recipe = Recipe {

@@ -361,12 +361,14 @@ fn found(report: &Report) -> String {
 }
 
 fn failure(error: DemoError, kept: Option<PathBuf>, again: &str) -> Failure {
-    let exit = match &error {
-        DemoError::NotEmpty(_) | DemoError::Foreign { .. } => Exit::Conflict,
-        _ => Exit::Failed,
+    let failure = match error {
+        DemoError::Wiring(error) => error.into(),
+        DemoError::NotEmpty(_) | DemoError::Foreign { .. } => {
+            Failure::new(Exit::Conflict, error.to_string())
+        }
+        _ => Failure::new(Exit::Failed, error.to_string()),
     };
-    let failure = Failure::new(exit, error.to_string());
-    match (exit, kept) {
+    match (failure.exit, kept) {
         (_, Some(dir)) => failure.help(format!("its files are in {}; again: {again}", dir.display())),
         (Exit::Conflict, None) => failure.help(
             "chaos removes what it works on, so it takes only what is not there yet: name another directory or keyspace, or none",

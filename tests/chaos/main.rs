@@ -18,6 +18,7 @@ use serde_json::Value;
 
 const DONE: i32 = 0;
 const CONFLICT: i32 = 6;
+const UNAVAILABLE: i32 = 7;
 const BAD_DATA: i32 = 14;
 const INTERRUPTED: i32 = 130;
 
@@ -168,4 +169,18 @@ fn what_it_did_not_make_it_does_not_touch() {
     assert_eq!(output.status.code(), Some(CONFLICT), "{text}");
     assert!(text.contains("has something in it"), "{text}");
     assert_eq!(fs::read_to_string(&theirs).unwrap(), "x");
+}
+
+#[test]
+fn a_cluster_that_is_not_there_leaves_nothing_behind() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("chaos");
+    let output = chaos(&dir)
+        .args(["--store", "scylla", "--nodes", "127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(UNAVAILABLE), "{text}");
+    assert!(text.contains("127.0.0.1:1"), "{text}");
+    assert!(!dir.exists(), "the directory is removed");
 }
