@@ -17,6 +17,7 @@ use crate::job::{
     BookError, Cause, JobMessage, JobRow, JobState, Mode, MoveFrom, MoveRequest, MoveTo,
     RekeyRequest,
 };
+use crate::queue::QueueError;
 use crate::queue::sqlite::{SqliteQueue, Withheld};
 use crate::registry::ChannelName;
 use crate::store::StoreErrorClass;
@@ -392,7 +393,16 @@ impl Storm<'_> {
             }
             Deed::Queue { lasts } => {
                 let path = &self.stage.scene.config.queue.path;
-                self.queue = Some(SqliteQueue::withhold(path)?);
+                match SqliteQueue::withhold(path) {
+                    Ok(withheld) => self.queue = Some(withheld),
+                    // Somebody writes to it just now, and may be frozen there.
+                    Err(QueueError::Transient(_)) => {
+                        let again = Action::Do(deed.clone());
+                        self.agenda.push((Instant::now() + self.span / 50, again));
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
                 self.stage.report.figures.queue_faults += 1;
                 let lasts = self.span.mul_f64(f64::from(*lasts) / 1000.0);
                 self.agenda.push((Instant::now() + lasts, Action::EndQueue));

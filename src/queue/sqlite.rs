@@ -107,12 +107,14 @@ impl SqliteQueue {
     }
 
     /// Keeps everybody from the queue in the file at `path` for as long as the
-    /// answer lives, as a queue does that is not there: for trials.
+    /// answer lives, as a queue does that is not there: for trials. Does not wait
+    /// for others, of whom one may be frozen in its transaction.
     ///
     /// # Errors
-    /// If the file is no queue, or others keep it for long.
+    /// [`QueueError::Transient`] if somebody writes just now; if it is no queue.
     pub fn withhold(path: &Path) -> Result<Withheld, QueueError> {
-        let connection = connect(path)?;
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::ZERO)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         Ok(Withheld {
             _connection: connection,
