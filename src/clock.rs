@@ -106,7 +106,8 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn wall(&self) -> WallTime {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        WallTime(t.tv_sec * 1_000_000 + t.tv_nsec / 1000)
+        let jump_us = crate::faults::wall_jump_us(self.boot().0);
+        WallTime(t.tv_sec * 1_000_000 + t.tv_nsec / 1000 + jump_us)
     }
 
     fn boot(&self) -> BootTime {

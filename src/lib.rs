@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod aws;
+pub mod chaos;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -11,6 +12,7 @@ pub mod crypto;
 pub mod demo;
 pub mod doctor;
 pub mod epoch;
+pub mod faults;
 pub mod iam;
 pub mod ids;
 pub mod import;

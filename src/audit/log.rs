@@ -12,7 +12,7 @@ use ulid::Ulid;
 use super::cache_hits::{CacheHits, CachedUse};
 use super::chain::{Chain, Head, Origin};
 use super::record::{Record, RecordType};
-use super::writer::{FileSink, Sink, Writer};
+use super::writer::{self, FileSink, Sink, Writer};
 use crate::clock::{SharedClock, WallTime};
 use crate::kms::Use;
 use crate::replay;
@@ -237,7 +237,7 @@ impl AuditLog {
             path: path.clone(),
             error: e.to_string().into(),
         })?;
-        Self::start(path, stream, Box::new(sink), origin, clock)
+        Self::start(path, stream, writer::sink(sink), origin, clock)
     }
 
     /// Starts a stream on a sink of the caller's.

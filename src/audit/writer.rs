@@ -57,6 +57,34 @@ impl Sink for FileSink {
     }
 }
 
+/// A sink whose disk is full after so many writes, where a test asks for one.
+struct Filling {
+    sink: FileSink,
+    left: u32,
+}
+
+impl Sink for Filling {
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Err(rustix::io::Errno::NOSPC.into());
+        };
+        self.left = left;
+        self.sink.append(lines)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sink.sync()
+    }
+}
+
+/// The file as a log's sink.
+pub fn sink(file: FileSink) -> Box<dyn Sink> {
+    match crate::faults::audit_writes() {
+        None => Box::new(file),
+        Some(left) => Box::new(Filling { sink: file, left }),
+    }
+}
+
 /// Nothing written stays unsynced longer than this, asked for or not; and counts
 /// of cache hits are looked at this often.
 const TICK: Duration = Duration::from_secs(1);

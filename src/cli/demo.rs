@@ -61,7 +61,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Store {
+pub(super) enum Store {
     /// The embedded store.
     Sqlite,
     /// A ScyllaDB cluster.
@@ -80,6 +80,8 @@ impl Arguments {
             )),
             (_, Some(nodes)) => Ok(Parts::Cluster {
                 nodes: nodes.clone(),
+                settings: String::new(),
+                keyspace: None,
                 sqs_endpoint: self.sqs_endpoint.clone(),
             }),
             // clap asks for them.
@@ -126,7 +128,7 @@ fn interrupted() -> Exit {
 fn failure(error: DemoError) -> Failure {
     let exit = match &error {
         DemoError::ChecksFailed => Exit::BadData,
-        DemoError::NotEmpty(_) => Exit::Conflict,
+        DemoError::NotEmpty(_) | DemoError::Foreign { .. } => Exit::Conflict,
         DemoError::JobEnded { .. } => Exit::JobFailed,
         DemoError::Import(_) | DemoError::NoMessages(_) => Exit::Usage,
         _ => Exit::Failed,

@@ -16,6 +16,7 @@
 mod act;
 mod audit;
 mod cancel;
+mod chaos;
 mod config;
 mod context;
 mod demo;
@@ -87,6 +88,8 @@ struct Arguments {
 enum Command {
     /// Watch a rekey of a live store, with real worker processes.
     Demo(demo::Arguments),
+    /// Kill, freeze and starve workers on a live store, and prove that nothing is lost.
+    Chaos(chaos::Arguments),
     /// Make a data directory: store, queue and key ring.
     Init(init::Arguments),
     /// Run a worker until it is asked to stop (SIGTERM, Ctrl-C).
@@ -145,6 +148,7 @@ impl Command {
     fn run(&self, context: &Context) -> Result<Exit, Failure> {
         match self {
             Command::Demo(a) => demo::run(context, a),
+            Command::Chaos(a) => chaos::run(context, a),
             Command::Init(a) => init::run(context, a),
             Command::Worker(a) => worker::run(context, a),
             Command::Org(c) => org::run(context, c),

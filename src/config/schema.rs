@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 pub const ENV_PREFIX: &str = "REKEYD_";
 
 /// Variables with the prefix that are not settings.
-pub const OTHER_VARIABLES: [&str; 6] = [
+pub const OTHER_VARIABLES: [&str; 9] = [
     // The configuration file.
     "REKEYD_CONFIG",
     // The passphrase of the local key ring: a secret, so never a setting that
@@ -21,6 +21,10 @@ pub const OTHER_VARIABLES: [&str; 6] = [
     // in what it sealed.
     "REKEYD_KILL_AT",
     "REKEYD_WITNESS",
+    // The faults that `chaos` gives its workers.
+    crate::faults::CLOCK,
+    crate::faults::AUDIT,
+    crate::faults::STORE,
     // The seed of the tests, which the processes they start inherit.
     "REKEYD_TEST_SEED",
 ];

@@ -17,15 +17,15 @@
 
 mod check;
 mod error;
-mod fill;
+pub(crate) mod fill;
 mod follow;
-mod parts;
-mod place;
-mod read;
+pub(crate) mod parts;
+pub(crate) mod place;
+pub(crate) mod read;
 mod report;
-mod scene;
-mod show;
-mod workers;
+pub(crate) mod scene;
+pub(crate) mod show;
+pub(crate) mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,10 +40,12 @@ pub use workers::end_with;
 use crate::client::Client;
 use crate::demo::generate::{Recipe, Shape};
 use crate::demo::ledger::Ledger;
-use crate::demo::traffic::{self, Target, Traffic};
-use crate::ids::{ChannelId, Hour, JobId, WorkspaceId};
+use crate::demo::traffic::{self, Traffic};
+use crate::ids::{ChannelId, JobId, WorkspaceId};
 use crate::job::{JobMessage, Mode, MoveFrom, MoveRequest, MoveTo, RekeyRequest};
+use crate::registry::Timing;
 use fill::Filled;
+use parts::Owner;
 use place::Place;
 use report::{Report, traffic_between};
 use scene::{APP, Scene};
@@ -87,7 +89,7 @@ pub struct Options {
 /// If it could not go on or a check failed; the directory is kept then.
 pub async fn run(options: &Options) -> Result<(), DemoError> {
     let mut show = Show::new();
-    let mut place = Place::make(options.dir.as_deref(), options.keep)?;
+    let mut place = Place::make("demo", options.dir.as_deref(), options.keep)?;
     let outcome = story(options, &place, &mut show).await;
     if outcome.is_err() {
         place.keep();
@@ -100,6 +102,13 @@ pub async fn run(options: &Options) -> Result<(), DemoError> {
         ));
     }
     outcome
+}
+
+fn owner() -> Owner {
+    Owner {
+        name: "demo",
+        embedded: Timing::demo(),
+    }
 }
 
 async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), DemoError> {
@@ -149,7 +158,7 @@ async fn story(options: &Options, place: &Place, show: &mut Show) -> Result<(), 
     report.took("checks", begun.elapsed());
     report.show(show);
     if report.holds() && !place.is_kept() {
-        parts::remove(&scene.config, &scene.clock).await?;
+        parts::remove(&owner(), &scene.config, &scene.clock).await?;
     }
     if report.holds() {
         Ok(())
@@ -167,7 +176,7 @@ async fn set_up(
         "SET UP",
         "an organization, acme, and two customer master keys (CMKs)",
     );
-    let scene = Arc::new(Scene::make(&options.parts, place.path()).await?);
+    let scene = Arc::new(Scene::make(&owner(), &options.parts, place.path()).await?);
     show.detail(&format!("directory  {}", place.path().display()));
     if let Some(keyspace) = &scene.made.keyspace {
         let queue = scene
@@ -259,21 +268,8 @@ async fn start_traffic(
     filled: &Filled,
     show: &mut Show,
 ) -> Result<Traffic, DemoError> {
-    let now_s = u64::try_from(scene.clock.wall().unix_seconds()).unwrap_or(0);
-    let this_hour = Hour::of_unix_seconds(now_s)?;
-    let targets = filled.slices.iter().take(TRAFFIC_CHANNELS);
-    let targets = targets.map(|(channel, hours)| Target {
-        org: scene.org.clone(),
-        workspace: scene.workspace.clone(),
-        channel: channel.clone(),
-        hours: hours
-            .iter()
-            .copied()
-            .take(TRAFFIC_HOURS)
-            .chain([this_hour])
-            .collect(),
-    });
-    let plan = traffic::Plan::busy(options.seed, options.traffic_per_s, targets.collect());
+    let targets = filled.targets(scene, TRAFFIC_CHANNELS, TRAFFIC_HOURS)?;
+    let plan = traffic::Plan::busy(options.seed, options.traffic_per_s, targets);
     let traffic = Traffic::start(
         client.clone(),
         ledger.clone(),

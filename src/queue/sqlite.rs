@@ -60,6 +60,12 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Keeps a queue from everybody until it is dropped.
+pub struct Withheld {
+    // Closing it rolls its transaction back.
+    _connection: Connection,
+}
+
 /// A queue in a SQLite file.
 ///
 /// A receipt is `<message id>/<token>`; each delivery has a new token, so an
@@ -97,6 +103,21 @@ impl SqliteQueue {
             connection: Arc::new(Mutex::new(connection)),
             max_receives: max_receives.max(1),
             clock,
+        })
+    }
+
+    /// Keeps everybody from the queue in the file at `path` for as long as the
+    /// answer lives, as a queue does that is not there: for trials. Does not wait
+    /// for others, of whom one may be frozen in its transaction.
+    ///
+    /// # Errors
+    /// [`QueueError::Transient`] if somebody writes just now; if it is no queue.
+    pub fn withhold(path: &Path) -> Result<Withheld, QueueError> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Withheld {
+            _connection: connection,
         })
     }
 

@@ -37,7 +37,7 @@ use crate::worker::{Pace, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
 pub use queue::{queue, queue_at, queue_facts};
-pub use store::{cluster, store};
+pub use store::{STORE_PASSWORD, cluster, store};
 
 /// Why the parts could not be put together.
 #[derive(Debug, thiserror::Error)]

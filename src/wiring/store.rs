@@ -11,7 +11,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError, StoreErrorClass};
 
 /// Where the password of the database user may be, in the environment.
-const STORE_PASSWORD: &str = "REKEYD_STORE_PASSWORD";
+pub const STORE_PASSWORD: &str = "REKEYD_STORE_PASSWORD";
 
 /// Opens the store; it must have been made by [`super::init`], or by
 /// `rekeyd schema apply`.

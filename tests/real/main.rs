@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `aws` | clients of the AWS SDK for a server on this machine |
+//! | `chaos` | `rekeyd chaos` on a cluster, in its own keyspace and no other |
 //! | `commands` | what an operator runs: `schema`, `doctor`, `iam-policy` |
 //! | `cluster` | three nodes, of which one is killed and comes back |
 //! | `faults` | the proxy does to a connection what its modes say |
@@ -20,6 +21,7 @@
 
 mod aws;
 mod backend;
+mod chaos;
 mod cluster;
 mod commands;
 mod copy;

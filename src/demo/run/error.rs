@@ -79,6 +79,17 @@ pub enum DemoError {
     /// The cluster is not one that a demo can run on.
     #[error("the cluster is not as it must be: {0}")]
     Unfit(String),
+    /// The keyspace is somebody's.
+    #[error(
+        "keyspace {keyspace} is there already, and `rekeyd {owner}` did not make it: it has no \
+         table made_by_rekeyd_{owner}. Nothing was touched; name one that is not there yet"
+    )]
+    Foreign {
+        /// The keyspace.
+        keyspace: String,
+        /// Who was to use it.
+        owner: &'static str,
+    },
     /// A worker ended by itself.
     #[error("{name} ended with {status}; its log is {log}")]
     WorkerEnded {
@@ -109,7 +120,7 @@ pub enum DemoError {
 }
 
 impl DemoError {
-    pub(super) fn io(what: &'static str, path: &Path, error: std::io::Error) -> Self {
+    pub(crate) fn io(what: &'static str, path: &Path, error: std::io::Error) -> Self {
         Self::Io {
             what,
             path: path.to_owned(),

@@ -12,6 +12,7 @@ use super::DemoError;
 use super::scene::{IMPORTER, Scene};
 use crate::demo::generate::Recipe;
 use crate::demo::ledger::{Ledger, MessageName, TextId};
+use crate::demo::traffic::Target;
 use crate::ids::{ChannelId, Hour, OrgId, WorkspaceId};
 use crate::import::load::{Load, LoadError, LoadMessage, Loader};
 use crate::import::{ImportReport, Imported, ImportedMessage, slack};
@@ -37,6 +38,34 @@ impl Filled {
     /// Slices in all.
     pub fn slice_count(&self) -> u64 {
         self.slices.values().map(|hours| hours.len() as u64).sum()
+    }
+
+    /// Where live traffic writes: so many of the channels, in so many of the hours
+    /// of each and in this one.
+    ///
+    /// # Errors
+    /// If the clock shows no hour.
+    pub fn targets(
+        &self,
+        scene: &Scene,
+        channels: usize,
+        hours_each: usize,
+    ) -> Result<Vec<Target>, DemoError> {
+        let now_s = u64::try_from(scene.clock.wall().unix_seconds()).unwrap_or(0);
+        let this_hour = Hour::of_unix_seconds(now_s)?;
+        let targets = self.slices.iter().take(channels);
+        let targets = targets.map(|(channel, hours)| Target {
+            org: scene.org.clone(),
+            workspace: scene.workspace.clone(),
+            channel: channel.clone(),
+            hours: hours
+                .iter()
+                .copied()
+                .take(hours_each)
+                .chain([this_hour])
+                .collect(),
+        });
+        Ok(targets.collect())
     }
 }
 

@@ -13,7 +13,7 @@ use super::DemoError;
 use super::scene::{APP, IMPORTER, OPERATOR, WORKER};
 use crate::aws::Credentials;
 use crate::clock::SharedClock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, QueueKind};
 use crate::kms::local::{LocalKeyRing, RingAdmin, Unlock, serve};
 use crate::queue::sqs::{self, SqsSettings};
 use crate::registry::{Registry, Timing};
@@ -30,13 +30,27 @@ pub enum Parts {
     Cluster {
         /// Nodes to begin with, with commas between.
         nodes: String,
+        /// Further settings of `[store]`, as lines of the configuration file.
+        settings: String,
+        /// The keyspace; one of a new name if `None`.
+        keyspace: Option<String>,
         /// Where SQS is; the embedded queue if `None`.
         sqs_endpoint: Option<String>,
     },
 }
 
+/// For whom the parts are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    /// The command: `demo`, `chaos`. Keyspaces and queues are named by it, and
+    /// signed.
+    pub name: &'static str,
+    /// The waits of the embedded store.
+    pub embedded: Timing,
+}
+
 /// The parts as they were made; what was started for them ends with this.
-pub(super) struct Made {
+pub(crate) struct Made {
     /// The configuration file that the workers read.
     pub file: PathBuf,
     /// Its configuration.
@@ -58,12 +72,13 @@ impl Drop for Made {
 
 /// Makes everything in `dir`, and on the servers.
 pub(super) async fn make(
+    owner: &Owner,
     parts: &Parts,
     dir: &Path,
     clock: &SharedClock,
 ) -> Result<Made, DemoError> {
     let file = dir.join("rekeyd.toml");
-    let mut text = head(dir);
+    let mut text = head(owner, dir);
     let mut keyspace = None;
     let mut kms = None;
     match parts {
@@ -72,13 +87,17 @@ pub(super) async fn make(
         }
         Parts::Cluster {
             nodes,
+            settings,
+            keyspace: wanted,
             sqs_endpoint,
         } => {
-            let name = format!("{PREFIX}{:08x}", rand::random::<u32>());
+            let fresh = || format!("rekeyd_{}_{:08x}", owner.name, rand::random::<u32>());
+            let name = wanted.clone().unwrap_or_else(fresh);
             let credentials = write_credentials(dir)?;
             text += &format!(
-                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = \"{name}\"\nrequest_timeout_ms = 3000\n\n",
-                quoted(nodes)
+                "[store]\nkind = \"cassandra\"\nnodes = {}\nkeyspace = {}\nrequest_timeout_ms = 3000\n{settings}\n",
+                quoted(nodes),
+                quoted(&name)
             );
             if let Some(endpoint) = sqs_endpoint {
                 let url = make_queue(endpoint, &name, &credentials, clock).await?;
@@ -104,9 +123,9 @@ pub(super) async fn make(
     fs::write(&file, text).map_err(|e| DemoError::io("write", &file, e))?;
     let config = config::load(Some(&file), [], [])?.config;
     let timing = if keyspace.is_some() {
-        make_tables(&config, clock).await?
+        make_tables(owner, &config, clock).await?
     } else {
-        wiring::init(&config, &Timing::demo(), clock).await?
+        wiring::init(&config, &owner.embedded, clock).await?
     };
     Ok(Made {
         file,
@@ -118,29 +137,45 @@ pub(super) async fn make(
 }
 
 /// Removes what is on the servers and was made for the demo alone.
-pub(super) async fn remove(config: &Config, clock: &SharedClock) -> Result<(), DemoError> {
+pub(crate) async fn remove(
+    owner: &Owner,
+    config: &Config,
+    clock: &SharedClock,
+) -> Result<(), DemoError> {
     if config.store.kind.is_cluster() {
         let cluster = wiring::cluster(config, clock).await?;
-        Schema::drop_keyspace(&cluster, PREFIX).await?;
+        Schema::drop_signed(&cluster, owner.name).await?;
+    }
+    if let (QueueKind::Sqs, Some(url)) = (config.queue.kind, &config.queue.url) {
+        let settings = SqsSettings {
+            credentials: Credentials {
+                profile: Some(OPERATOR.to_owned()),
+                file: config.aws.credentials_file.clone(),
+            },
+            url: url.clone(),
+            dead_letter_url: None,
+            endpoint: config.queue.endpoint.clone(),
+            region: config.queue.region.clone(),
+        };
+        sqs::remove_for_trial(&settings, clock.clone()).await?;
     }
     Ok(())
 }
 
-/// What the keyspaces of demos begin with; no other is ever dropped.
-const PREFIX: &str = "rekeyd_demo_";
 const REGION: &str = "eu-west-1";
 
 /// A budget that does not bind, for the key ring is no service that others wait
 /// for; short waits between looks, so that there is much to see.
-fn head(dir: &Path) -> String {
+fn head(owner: &Owner, dir: &Path) -> String {
     format!(
-        "# Made by `rekeyd demo`.\ndata_dir = {}\n\n\
+        "# Made by `rekeyd {}`.\ndata_dir = {}\n\n\
          [worker]\npoll_ms = 50\ncheckpoint_ms = 100\n\n",
+        owner.name,
         quoted(&dir.to_string_lossy())
     )
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
@@ -217,14 +252,30 @@ fn cluster_waits() -> Timing {
 }
 
 /// As many copies as there are nodes, three at most.
-async fn make_tables(config: &Config, clock: &SharedClock) -> Result<Timing, DemoError> {
+async fn make_tables(
+    owner: &Owner,
+    config: &Config,
+    clock: &SharedClock,
+) -> Result<Timing, DemoError> {
     let cluster = wiring::cluster(config, clock).await?;
+    match Schema::is_signed(&cluster, owner.name).await? {
+        Some(false) => {
+            return Err(DemoError::Foreign {
+                keyspace: config.store.keyspace.clone(),
+                owner: owner.name,
+            });
+        }
+        // What an earlier run left there.
+        Some(true) => Schema::drop_signed(&cluster, owner.name).await?,
+        None => {}
+    }
     let (datacenter, nodes) = cluster.size();
     let copies = u32::try_from(nodes.clamp(1, 3)).unwrap_or(1);
     let done = Schema::apply(&cluster, Some(&Replication::of(&datacenter, copies))).await?;
     if let Some(problem) = done.problems.first() {
         return Err(DemoError::Unfit(problem.what.clone()));
     }
+    Schema::sign(&cluster, owner.name).await?;
     drop(cluster);
     let store = wiring::store(config, clock).await?;
     Ok(Registry::new(store, clock.clone())

@@ -21,10 +21,12 @@ impl Place {
     /// # Errors
     /// If it cannot be made, or `wanted` has something in it: the demo removes
     /// its directory, and would remove that too.
-    pub fn make(wanted: Option<&Path>, keep: bool) -> Result<Self, DemoError> {
+    pub fn make(owner: &str, wanted: Option<&Path>, keep: bool) -> Result<Self, DemoError> {
         let path = match wanted {
             Some(path) => std::path::absolute(path).map_err(|e| DemoError::io("find", path, e))?,
-            None => std::env::temp_dir().join(format!("rekeyd-demo-{:08x}", rand::random::<u32>())),
+            None => {
+                std::env::temp_dir().join(format!("rekeyd-{owner}-{:08x}", rand::random::<u32>()))
+            }
         };
         let made = fs::DirBuilder::new()
             .recursive(wanted.is_some())
@@ -81,18 +83,18 @@ mod tests {
         fs::create_dir(&theirs).unwrap();
         fs::write(theirs.join("file"), "x").unwrap();
         assert!(matches!(
-            Place::make(Some(&theirs), false),
+            Place::make("demo", Some(&theirs), false),
             Err(DemoError::NotEmpty(_))
         ));
         assert!(theirs.join("file").exists());
 
         let new = dir.path().join("a/new");
-        let place = Place::make(Some(&new), false).unwrap();
+        let place = Place::make("demo", Some(&new), false).unwrap();
         fs::write(place.path().join("file"), "x").unwrap();
         drop(place);
         assert!(!new.exists());
 
-        let mut place = Place::make(Some(&new), false).unwrap();
+        let mut place = Place::make("demo", Some(&new), false).unwrap();
         place.keep();
         drop(place);
         assert!(new.exists());

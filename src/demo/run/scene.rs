@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::DemoError;
-use super::parts::{self, Made, Parts};
+use super::parts::{self, Made, Owner, Parts};
 use crate::audit::AuditLog;
 use crate::client::{Client, InProcessKeys};
 use crate::clock::{SharedClock, SystemClock};
@@ -72,9 +72,9 @@ impl Scene {
     ///
     /// # Errors
     /// If a part cannot be made.
-    pub async fn make(parts: &Parts, dir: &Path) -> Result<Self, DemoError> {
+    pub async fn make(owner: &Owner, parts: &Parts, dir: &Path) -> Result<Self, DemoError> {
         let clock = SystemClock::shared();
-        let made = parts::make(parts, dir, &clock).await?;
+        let made = parts::make(owner, parts, dir, &clock).await?;
         let config = made.config.clone();
         let timing = made.timing;
         let store = wiring::store(&config, &clock).await?;
@@ -107,23 +107,34 @@ impl Scene {
     /// will try before a job changes anything.
     async fn enrol(&self) -> Result<(), DemoError> {
         let operator = self.part(OPERATOR).await?;
+        let old = self.canary(&operator, &self.old).await?;
+        self.registry
+            .add_org(&self.org, &self.old, &old, OPERATOR)
+            .await?;
+        self.allow(&operator, &self.new).await?;
+        operator.audit.close().await?;
+        Ok(())
+    }
+
+    /// Enters a CMK as one that jobs may lead to, for the first time or again.
+    ///
+    /// # Errors
+    /// If the KMS or the registry refuses.
+    pub async fn allow(&self, operator: &Part, cmk: &CmkArn) -> Result<(), DemoError> {
+        let canary = self.canary(operator, cmk).await?;
+        self.registry
+            .allow_cmk(&self.org, cmk, &canary, OPERATOR)
+            .await?;
+        Ok(())
+    }
+
+    async fn canary(&self, operator: &Part, cmk: &CmkArn) -> Result<Vec<u8>, DemoError> {
         let scope = Scope::Canary {
             org: self.org.clone(),
         };
         let why = Use::new(ReasonCode::Enrol, "demo");
-        let canary = async |cmk| {
-            let made = operator.kms.generate_data_key(cmk, &scope, &why).await?;
-            Ok::<_, DemoError>(made.wrapped.bytes)
-        };
-        let (old, new) = (canary(&self.old).await?, canary(&self.new).await?);
-        self.registry
-            .add_org(&self.org, &self.old, &old, OPERATOR)
-            .await?;
-        self.registry
-            .allow_cmk(&self.org, &self.new, &new, OPERATOR)
-            .await?;
-        operator.audit.close().await?;
-        Ok(())
+        let made = operator.kms.generate_data_key(cmk, &scope, &why).await?;
+        Ok(made.wrapped.bytes)
     }
 
     /// Starts a part under a name of its own.

@@ -5,13 +5,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal};
 
 use super::DemoError;
 use crate::config::ENV_PREFIX;
-use crate::wiring::RING_PASSPHRASE;
+use crate::wiring::{RING_PASSPHRASE, STORE_PASSWORD};
+
+/// What workers need of this process's environment.
+const SECRETS: [&str; 2] = [RING_PASSPHRASE, STORE_PASSWORD];
 
 /// Worker processes, and the directory they work on.
 pub struct Workers {
@@ -34,6 +37,20 @@ impl Running {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends a signal. One that has just ended cannot be sent any; its status
+    /// tells.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 }
 
@@ -62,6 +79,14 @@ impl Workers {
     /// # Errors
     /// If it cannot be started.
     pub fn start(&mut self) -> Result<&Running, DemoError> {
+        self.start_with(&[])
+    }
+
+    /// As [`Workers::start`], with more in its environment.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with(&mut self, environment: &[(&str, String)]) -> Result<&Running, DemoError> {
         self.started += 1;
         let name = format!("worker-{}", self.started);
         let log = self.log(&name);
@@ -69,7 +94,7 @@ impl Workers {
         let mut command = Command::new(&self.program);
         for (variable, _) in std::env::vars_os() {
             let text = variable.to_string_lossy();
-            if text.starts_with(ENV_PREFIX) && text != RING_PASSPHRASE {
+            if text.starts_with(ENV_PREFIX) && !SECRETS.contains(&&*text) {
                 command.env_remove(&variable);
             }
         }
@@ -81,6 +106,7 @@ impl Workers {
             .arg(&self.config)
             .args(["--end-with", &std::process::id().to_string()])
             .env("REKEYD_WORKER__ID", &name)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -105,13 +131,31 @@ impl Workers {
         dead
     }
 
+    /// Takes those out that have ended by themselves, with how they did.
+    pub fn take_ended(&mut self) -> Vec<(Running, ExitStatus)> {
+        let (mut ended, mut running) = (Vec::new(), Vec::new());
+        for mut worker in std::mem::take(&mut self.running) {
+            match worker.ended() {
+                Some(status) => ended.push((worker, status)),
+                None => running.push(worker),
+            }
+        }
+        self.running = running;
+        ended
+    }
+
+    /// Where the workers that are started from now on note what they seal.
+    pub fn witness_in(&mut self, witness: Option<PathBuf>) {
+        self.witness = witness;
+    }
+
     /// Notices one that ended by itself: here none should.
     ///
     /// # Errors
     /// If one has.
     pub fn check(&mut self) -> Result<(), DemoError> {
         for worker in &mut self.running {
-            if let Ok(Some(status)) = worker.child.try_wait() {
+            if let Some(status) = worker.ended() {
                 return Err(DemoError::WorkerEnded {
                     name: worker.name.clone(),
                     status,
@@ -128,13 +172,7 @@ impl Workers {
     /// If one ends badly.
     pub async fn stop(&mut self) -> Result<(), DemoError> {
         for worker in &self.running {
-            let pid = i32::try_from(worker.child.id())
-                .ok()
-                .and_then(Pid::from_raw);
-            if let Some(pid) = pid {
-                // One that has just ended cannot be asked; its status tells.
-                let _ = rustix::process::kill_process(pid, Signal::TERM);
-            }
+            worker.signal(Signal::TERM);
         }
         for mut worker in std::mem::take(&mut self.running) {
             let waited = tokio::task::spawn_blocking(move || {
@@ -151,7 +189,8 @@ impl Workers {
         Ok(())
     }
 
-    fn log(&self, name: &str) -> PathBuf {
+    /// The log of a worker.
+    pub fn log(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.log"))
     }
 }

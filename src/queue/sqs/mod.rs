@@ -113,6 +113,25 @@ pub async fn create_for_trial(
     Ok(made.queue_url().unwrap_or_default().to_owned())
 }
 
+/// Removes what [`create_for_trial`] made.
+///
+/// # Errors
+/// As any call.
+pub async fn remove_for_trial(
+    settings: &SqsSettings,
+    clock: SharedClock,
+) -> Result<(), QueueError> {
+    let queue = SqsQueue::connect(settings.clone(), clock).await?;
+    for url in [settings.url.clone(), format!("{}-dead", settings.url)] {
+        let removed = queue.client.delete_queue().queue_url(&url).send().await;
+        removed.map_err(|error| {
+            tracing::debug!(?error, "a queue for a trial");
+            QueueError::Transient(format!("cannot remove the queue {url}"))
+        })?;
+    }
+    Ok(())
+}
+
 /// A queue of Amazon SQS.
 pub struct SqsQueue {
     client: Client,

@@ -210,17 +210,42 @@ impl Schema {
         Ok(done)
     }
 
-    /// Removes the keyspace with all that is in it, if its name begins with
-    /// `prefix`: for demos and trials, which make keyspaces of their own.
+    /// Signs a keyspace as made by `owner` for a demo or a trial, by an empty
+    /// table, so that only what was made for one is ever removed.
     ///
     /// # Errors
-    /// `Invalid` for a keyspace of another name; nothing is removed.
-    pub async fn drop_keyspace(cluster: &Cluster, prefix: &str) -> StoreResult<()> {
+    /// If the table cannot be made.
+    pub async fn sign(cluster: &Cluster, owner: &str) -> StoreResult<()> {
+        let (keyspace, table) = (&cluster.keyspace, signature(owner));
+        let text = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{table} (id int PRIMARY KEY)");
+        cluster.change_schema(text).await
+    }
+
+    /// Whether the keyspace was signed by `owner`; `None` if there is no such
+    /// keyspace.
+    ///
+    /// # Errors
+    /// If the cluster does not say.
+    pub async fn is_signed(cluster: &Cluster, owner: &str) -> StoreResult<Option<bool>> {
+        if cluster.describe_keyspace().await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(cluster.has_table(&signature(owner)).await?))
+    }
+
+    /// Removes the keyspace with all that is in it, if `owner` signed it.
+    ///
+    /// # Errors
+    /// `Invalid` for a keyspace that somebody else made; nothing is removed.
+    pub async fn drop_signed(cluster: &Cluster, owner: &str) -> StoreResult<()> {
         let keyspace = &cluster.keyspace;
-        if prefix.is_empty() || !keyspace.starts_with(prefix) {
+        if Self::is_signed(cluster, owner).await? == Some(false) {
             return Err(StoreError::new(
                 StoreErrorClass::Invalid,
-                format!("keyspace {keyspace} does not begin with `{prefix}` and is left as it is"),
+                format!(
+                    "keyspace {keyspace} has no table {} and is left as it is: `rekeyd {owner}` did not make it",
+                    signature(owner)
+                ),
             ));
         }
         let text = format!("DROP KEYSPACE IF EXISTS {keyspace}");
@@ -231,6 +256,10 @@ impl Schema {
     pub async fn check(cluster: &Cluster) -> StoreResult<Vec<StoreProblem>> {
         cluster.schema_problems().await
     }
+}
+
+fn signature(owner: &str) -> String {
+    format!("made_by_rekeyd_{owner}")
 }
 
 fn not_agreed(error: &dyn fmt::Display) -> StoreError {

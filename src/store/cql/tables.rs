@@ -76,6 +76,13 @@ impl Cluster {
     }
 
     /// The tables of the keyspace that are ours by name.
+    /// Whether the keyspace has a table of this name, ours or not.
+    pub(super) async fn has_table(&self, name: &str) -> StoreResult<bool> {
+        let query = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+        let found = Described::ask(&self.session, query, (&*self.keyspace, name)).await?;
+        Ok(found.len() > 0)
+    }
+
     pub(super) async fn describe_tables(&self) -> StoreResult<Vec<Table>> {
         let query = "SELECT * FROM system_schema.tables WHERE keyspace_name = ?";
         let found = Described::ask(&self.session, query, (&*self.keyspace,)).await?;

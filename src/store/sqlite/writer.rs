@@ -54,6 +54,13 @@ impl Writer {
         .map_err(errors::of)?;
         conn.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB};"))
             .map_err(errors::of)?;
+        if let Some(more) = crate::faults::store_pages() {
+            let pages = |name: &str| {
+                conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+            };
+            let full = pages("page_count").map_err(errors::of)? + i64::from(more);
+            pages(&format!("max_page_count = {full}")).map_err(errors::of)?;
+        }
         let thread = Thread {
             conn,
             clock,
