@@ -181,53 +181,54 @@ impl Replicas {
     ) {
         let (us, weather) = (self.clone(), self.weather());
         self.state().under_way += 1;
-        self.time.after(weather.to_store(&self.dice), move || {
-            us.state().under_way -= 1;
-            let up = REPLICAS - us.down().len();
-            if up < QUORUM {
-                return us.answer(answer, Err(away("not enough replicas")));
-            }
-            let mutations = mutations(true_time(&us.time).unix_seconds());
-            if us.dice.chance(weather.refused) {
-                // Some of it may have been done.
-                for mutation in mutations {
-                    for replica in 0..REPLICAS {
-                        if us.dice.chance(0.2) {
-                            us.state().under_way += 1;
-                            let wait = weather.to_replica(&us.dice);
-                            us.deliver(replica, wait, mutation.clone(), None);
+        self.time
+            .after(weather.way_to_the_store(&self.dice), move || {
+                us.state().under_way -= 1;
+                let up = REPLICAS - us.down().len();
+                if up < QUORUM {
+                    return us.answer(answer, Err(away("not enough replicas")));
+                }
+                let mutations = mutations(true_time(&us.time).unix_seconds());
+                if us.dice.chance(weather.refused) {
+                    // Some of it may have been done.
+                    for mutation in mutations {
+                        for replica in 0..REPLICAS {
+                            if us.dice.chance(0.2) {
+                                us.state().under_way += 1;
+                                let wait = weather.way_to_a_replica(&us.dice);
+                                us.deliver(replica, wait, mutation.clone(), None);
+                            }
                         }
                     }
+                    return us.answer(answer, Err(away("overloaded")));
                 }
-                return us.answer(answer, Err(away("overloaded")));
-            }
-            let write = Arc::new(Mutex::new(Write {
-                acknowledged: 0,
-                answer: Some(answer),
-                unanswered: us.dice.chance(weather.unanswered),
-            }));
-            for replica in 0..REPLICAS {
-                // One way for all of them, so a replica acknowledges all or none.
-                let wait = weather.to_replica(&us.dice);
-                let last = mutations.len().saturating_sub(1);
-                for (n, mutation) in mutations.iter().enumerate() {
-                    us.state().under_way += 1;
-                    let tell = (n == last).then(|| write.clone());
-                    us.deliver(replica, wait, mutation.clone(), tell);
+                let write = Arc::new(Mutex::new(Write {
+                    acknowledged: 0,
+                    answer: Some(answer),
+                    unanswered: us.dice.chance(weather.unanswered),
+                }));
+                for replica in 0..REPLICAS {
+                    // One way for all of them, so a replica acknowledges all or none.
+                    let wait = weather.way_to_a_replica(&us.dice);
+                    let last = mutations.len().saturating_sub(1);
+                    for (n, mutation) in mutations.iter().enumerate() {
+                        us.state().under_way += 1;
+                        let tell = (n == last).then(|| write.clone());
+                        us.deliver(replica, wait, mutation.clone(), tell);
+                    }
                 }
-            }
-            let (late, them) = (write.clone(), us.clone());
-            us.time.after(PATIENCE, move || {
-                let waits = late
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .answer
-                    .take();
-                if let Some(answer) = waits {
-                    them.answer(answer, Err(away("timed out")));
-                }
+                let (late, them) = (write.clone(), us.clone());
+                us.time.after(PATIENCE, move || {
+                    let waits = late
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .answer
+                        .take();
+                    if let Some(answer) = waits {
+                        them.answer(answer, Err(away("timed out")));
+                    }
+                });
             });
-        });
     }
 
     fn deliver(

@@ -79,7 +79,7 @@ impl Weather {
     }
 
     /// How long a write is on its way to the store.
-    pub(super) fn to_store(&self, dice: &Dice) -> Duration {
+    pub(super) fn way_to_the_store(&self, dice: &Dice) -> Duration {
         if dice.chance(self.stuck) {
             dice.span(10_000.0, LATEST.as_secs_f64() * 1000.0)
         } else {
@@ -88,7 +88,7 @@ impl Weather {
     }
 
     /// How long a mutation is under way to one replica.
-    pub(super) fn to_replica(&self, dice: &Dice) -> Duration {
+    pub(super) fn way_to_a_replica(&self, dice: &Dice) -> Duration {
         if dice.chance(self.hinted) {
             dice.span(5_000.0, LATEST.as_secs_f64() * 1000.0)
         } else if dice.chance(self.slow) {
