@@ -296,7 +296,7 @@ fn ail(random: &mut StdRng, means: Means) -> Ail {
             every_ms: random.random_range(100..900),
         },
         25..37 => Ail::AuditFull {
-            writes: random.random_range(1..60),
+            writes: random.random_range(1..20),
         },
         37..49 if means.embedded => Ail::StoreFull {
             // Few: a store that has been written to has room of its own.

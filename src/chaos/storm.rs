@@ -312,8 +312,16 @@ impl Storm<'_> {
                 }
                 Action::Send(n) => {
                     let body = self.jobs[n].message.to_json();
-                    let queue = &self.stage.scene.queue;
-                    patiently(async || Ok(queue.send(&body).await?)).await?;
+                    let sent = self.stage.scene.queue.send(&body);
+                    // No longer: who holds the queue may be frozen, and has to be
+                    // woken from here. Sent twice is as good as once.
+                    match tokio::time::timeout(self.span / 10, sent).await {
+                        Ok(Ok(_)) => {}
+                        Err(_) | Ok(Err(QueueError::Transient(_))) => {
+                            self.agenda.push((now + self.span / 5, Action::Send(n)));
+                        }
+                        Ok(Err(error)) => return Err(error.into()),
+                    }
                 }
                 Action::EndQueue => self.queue = None,
                 Action::Start(ail) => drop(self.start(&ail)?),
