@@ -26,6 +26,7 @@ pub mod exit;
 mod failures;
 mod figures;
 mod healthcheck;
+mod history;
 mod iam_policy;
 mod import;
 mod init;
@@ -41,8 +42,10 @@ mod retry;
 mod schema;
 mod schema_job;
 mod status;
+mod throttle;
 mod verify;
 mod worker;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -107,6 +110,13 @@ enum Command {
     Jobs(jobs::Arguments),
     /// Show how far a job is; follow it or wait for its end.
     Status(status::Arguments),
+    /// Show who did what to a job, when and why.
+    History(history::Arguments),
+    /// Show what each worker holds, and since when it was not heard of.
+    Workers(workers::Arguments),
+    /// Slow workers down for a while, or let them go on.
+    #[command(subcommand)]
+    Throttle(throttle::Command),
     /// Stop a job. The store stays readable; a later job finishes it.
     Cancel(cancel::Arguments),
     /// Halt a job until it is let go on.
@@ -152,6 +162,9 @@ impl Command {
             Command::Enqueue(c) => enqueue::run(context, c),
             Command::Jobs(a) => jobs::run(context, a),
             Command::Status(a) => status::run(context, a),
+            Command::History(a) => history::run(context, a),
+            Command::Workers(a) => workers::run(context, a),
+            Command::Throttle(c) => throttle::run(context, c),
             Command::Import(c) => import::run(context, c),
             Command::Cancel(a) => cancel::run(context, a),
             Command::Pause(a) => pause::pause(context, a),

@@ -24,6 +24,8 @@ pub enum Part {
     Queue,
     /// An earlier copy of the channel that is not closed yet.
     EarlierCopy,
+    /// The operators' throttles, which cannot be read.
+    Throttles,
 }
 
 impl Part {
@@ -34,6 +36,7 @@ impl Part {
             Part::Kms => "waits for the KMS",
             Part::Queue => "waits for the queue",
             Part::EarlierCopy => "waits for an earlier copy of the channel to close",
+            Part::Throttles => "waits for the throttles",
         }
     }
 }

@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use crate::clock::BootTime;
 use crate::ids::{JobId, OrgId};
-use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
+use crate::job::{HoldError, JobRow, Slot, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
@@ -67,6 +67,8 @@ pub(super) async fn run(
 struct Claimed {
     job: JobRow,
     hold: TaskHold,
+    // Counts it among those under way, for throttles.
+    slot: Slot,
 }
 
 /// Knows which jobs and tasks looked as if there were something to do, so that
@@ -92,8 +94,13 @@ impl Finder {
             self.turn.push_back(org.clone());
             let of_org = self.jobs.iter().filter(|job| *job.request.org() == org);
             for job in of_org.cloned().collect::<Vec<_>>() {
-                if let Some(hold) = self.claim_of(worker, job.request.job_id(), &job).await? {
-                    return Ok(Some(Claimed { job, hold }));
+                let (id, throttles) = (job.request.job_id(), &worker.shared.throttles);
+                if !throttles.may_begin(&org, id) {
+                    continue;
+                }
+                if let Some(hold) = self.claim_of(worker, id, &job).await? {
+                    let slot = throttles.begin(&org, id);
+                    return Ok(Some(Claimed { job, hold, slot }));
                 }
             }
         }
@@ -194,7 +201,7 @@ async fn run_task(
     claimed: Claimed,
     stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
-    let Claimed { job, hold } = claimed;
+    let Claimed { job, hold, slot } = claimed;
     let shared = worker.shared.clone();
     let request = &job.request;
     let (Some(round), Some(activated)) = (job.round, &job.activated) else {
@@ -239,7 +246,7 @@ async fn run_task(
         stop: stopped,
     });
     let _held = Held::new();
-    let watcher = stop_when_unwanted(&worker, &job, round.number, stop, &stop_task);
+    let watcher = stop_when_unwanted(&worker, &job, round.number, &slot, stop, &stop_task);
     let ended = async {
         tokio::select! {
             ended = pipeline::run(run.clone()) => ended,
@@ -304,6 +311,7 @@ async fn stop_when_unwanted(
     worker: &Worker,
     job: &JobRow,
     round: u32,
+    slot: &Slot,
     mut stop: watch::Receiver<bool>,
     stop_task: &watch::Sender<bool>,
 ) -> Result<Ended, TaskError> {
@@ -318,7 +326,7 @@ async fn stop_when_unwanted(
             // Not knowing is no reason to stop: the lease bounds it.
             Err(_) => true,
         };
-        if asked || !wanted {
+        if asked || !wanted || worker.shared.throttles.is_one_too_many(slot) {
             stop_task.send_replace(true);
             std::future::pending::<()>().await;
         }

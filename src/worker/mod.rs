@@ -34,6 +34,9 @@ use crate::telemetry::metrics::JOB_TRANSITIONS;
 
 pub use intake::{Intake, Taken};
 
+/// Throttles are read this often at least.
+const LOOK_AT_THROTTLES: Duration = Duration::from_secs(2);
+
 /// How a worker paces itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
@@ -141,7 +144,13 @@ impl Worker {
         let intake = intake::run(self.clone(), stop.clone());
         let sweeper = sweeper::run(self.clone(), stop.clone());
         let claims = claims::run(self.clone(), stop.clone());
-        let outcome = tokio::try_join!(intake, sweeper, claims).map(|_| ());
+        let shared = self.shared.clone();
+        let throttles = async {
+            let every = Duration::from_millis(self.pace.poll_ms).min(LOOK_AT_THROTTLES);
+            shared.throttles.keep(&shared.book, every, stop).await;
+            Ok(())
+        };
+        let outcome = tokio::try_join!(intake, sweeper, claims, throttles).map(|_| ());
         match &outcome {
             Ok(()) => tracing::info!(worker = %self.name.worker, "worker stops as asked"),
             Err(error) => tracing::error!(worker = %self.name.worker, %error, "worker stops"),
