@@ -79,6 +79,9 @@ metrics! {
     THROTTLE_WAIT_SECONDS Histogram "rekeyd_throttle_wait_seconds" &[("what", &["rows", "kms"])],
         "How long a page of rows or a call to a KMS was held back by an operator's throttle, in seconds.";
 
+    SERVICE_HEALTHY Gauge "rekeyd_service_healthy" &[],
+        "1 while worker.health_url lets the worker go on, 0 while it holds it; absent without one.";
+
     QUEUE_MESSAGES Counter "rekeyd_queue_messages_total"
         &[("result", &["recorded", "duplicate", "refused", "error"])],
         "Messages received, by what became of them.";

@@ -33,7 +33,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::logs::LogError;
 use crate::telemetry::waiting::Waiting;
-use crate::worker::{Pace, Worker};
+use crate::worker::{Pace, ServiceHealth, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
 pub use queue::{queue, queue_at, queue_facts};
@@ -221,7 +221,15 @@ pub async fn worker_on(
         compute: compute(w.rayon_threads)?,
         store,
     };
+    let (every, grace) = (w.health_poll_ms, w.health_grace_ms);
+    let (every, grace) = (Duration::from_millis(every), Duration::from_millis(grace));
+    let health = w.health_url.as_deref();
+    let health = health.and_then(|url| ServiceHealth::of(url, every, grace));
+    if health.is_some() {
+        shared.throttles.hold(Some("it was not asked yet"));
+    }
     let worker = Worker {
+        health,
         shared: Arc::new(shared),
         queue,
         name: WorkerName {

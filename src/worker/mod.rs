@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `intake` | queue messages become recorded jobs, or dead letters |
 //! | `open_jobs` | the jobs that are not at an end |
+//! | `service_health` | the operator's endpoint that says whether the service has room |
 //! | `sweeper` | finds jobs that nobody drives |
 //! | `drive` | one job from state to state |
 //! | `preflight` | is everything as the job needs it, before anything changes |
@@ -17,6 +18,7 @@ mod intake;
 mod open_jobs;
 mod plan_round;
 mod preflight;
+mod service_health;
 mod sweeper;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use crate::registry::RegistryError;
 use crate::telemetry::metrics::JOB_TRANSITIONS;
 
 pub use intake::{Intake, Taken};
+pub use service_health::ServiceHealth;
 
 /// Throttles are read this often at least.
 const LOOK_AT_THROTTLES: Duration = Duration::from_secs(2);
@@ -62,6 +65,8 @@ pub struct Worker {
     pub name: WorkerName,
     /// Its pace.
     pub pace: Pace,
+    /// Whom it asks whether the service has room, if anybody.
+    pub health: Option<ServiceHealth>,
 }
 
 /// Why a worker ended other than by being asked to.
@@ -147,7 +152,13 @@ impl Worker {
         let shared = self.shared.clone();
         let throttles = async {
             let every = Duration::from_millis(self.pace.poll_ms).min(LOOK_AT_THROTTLES);
-            shared.throttles.keep(&shared.book, every, stop).await;
+            let keep = shared.throttles.keep(&shared.book, every, stop.clone());
+            let health = async {
+                if let Some(asked) = &self.health {
+                    service_health::run(&self, asked, stop).await;
+                }
+            };
+            tokio::join!(keep, health);
             Ok(())
         };
         let outcome = tokio::try_join!(intake, sweeper, claims, throttles).map(|_| ());

@@ -255,3 +255,57 @@ fn a_throttle_is_set_shown_kept_and_cleared() {
     assert_eq!(b.json(DONE, &["workers"])["workers"], json!([]));
     b.run(DONE, &["audit", "verify"]);
 }
+
+#[test]
+fn a_code_is_explained_and_a_mistyped_name_is_answered_with_the_right_one() {
+    let b = Bench::new();
+    // Without a store.
+    let shown = b.run(DONE, &["explain", "tag_mismatch"]);
+    for says in [
+        "tag_mismatch: ",
+        "where",
+        "cause",
+        "next",
+        "rekeyd retry <JOB> --quarantined",
+    ] {
+        assert!(shown.contains(says), "no `{says}`: {shown}");
+    }
+    let found = b.json(DONE, &["explain", "10"]);
+    assert_eq!(found["codes"][0]["code"], "must_not_disable");
+    assert_eq!(found["codes"][0]["where"], "command");
+    assert!(list(&b.json(DONE, &["explain"]), "codes").len() > 80);
+    let shown = b.run(NOT_FOUND, &["explain", "tag_mismach"]);
+    assert!(shown.contains("did you mean `tag_mismatch`?"), "{shown}");
+
+    // Nor a configuration that is right.
+    std::fs::write(b.dir().join("bad.toml"), "[worker]\npage_row = 3\n").unwrap();
+    let bad = ["--config", "bad.toml"];
+    b.run(DONE, &[&bad[..], &["explain", "config"]].concat());
+    let script = b.run(DONE, &["completions", "zsh"]);
+    assert!(script.starts_with("autoload") && script.contains("complete -o default -F _rekeyd"));
+    let written = b.json(DONE, &["man", "--dir", "man"]);
+    assert!(list(&written, "pages").contains(&json!("rekeyd-throttle-set.1")));
+    let page = std::fs::read_to_string(b.dir().join("man/rekeyd-throttle-set.1")).unwrap();
+    assert!(page.starts_with(".TH REKEYD\\-THROTTLE\\-SET 1"), "{page}");
+
+    let (_, new) = b.acme();
+    let shown = b.run(NOT_FOUND, &["org", "show", "acne"]);
+    assert!(shown.contains("did you mean `acme`?"), "{shown}");
+    // It is not begun, so it stands whatever time this takes.
+    let later = ["--not-before", "2100-01-01T00:00:00Z"];
+    let asked = ["enqueue", "rekey", "--org", "acme", "--to", &new];
+    let sent = b.json(DONE, &[&asked[..], &later].concat());
+    let job = sent["job_id"].as_str().unwrap().to_owned();
+    let worker = b.worker();
+    until("the job", || {
+        let jobs = b.json(DONE, &["jobs", "--all"]);
+        (!list(&jobs, "jobs").is_empty()).then_some(jobs)
+    });
+    worker.stop();
+    let last = if job.ends_with('0') { "1" } else { "0" };
+    let mistyped = format!("{}{last}", &job[..job.len() - 1]);
+    let shown = b.run(NOT_FOUND, &["history", &mistyped]);
+    assert!(shown.contains(&format!("did you mean `{job}`?")), "{shown}");
+    let shown = b.run(USAGE, &["histroy", &job]);
+    assert!(shown.contains("history"), "{shown}");
+}

@@ -129,3 +129,45 @@ async fn nothing_is_begun_under_a_throttle_that_cannot_be_read() {
     assert_eq!(done.rewriting.rewritten, rows);
     worker.stop().await;
 }
+
+/// Answers every question with a status, which can be changed.
+async fn endpoint(status: tokio::sync::watch::Receiver<u16>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            let answer = format!("HTTP/1.1 {} X\r\n\r\n", *status.borrow());
+            let _ = stream.read(&mut [0; 512]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    format!("http://{address}/room")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_without_room_holds_the_worker_which_says_so() {
+    let (say, status) = tokio::sync::watch::channel(503);
+    let mut rig = Rig::new().await;
+    let rows = rig.fill(&recipe()).await;
+    rig.config.worker.health_url = Some(endpoint(status).await);
+    rig.config.worker.health_poll_ms = 50;
+    rig.config.worker.health_grace_ms = 0;
+    let watched = Watched::around(rig.store.clone(), Nothing);
+    let worker = rig.worker_on(watched.clone()).await;
+    let job = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    let says = "waits for the service to have room";
+    let waits = |row: &rekeyd::job::JobRow| {
+        let lease = row.lease.as_ref();
+        lease.and_then(|lease| lease.waits.clone())
+    };
+    rig.wait(job, says, |row| {
+        waits(row).is_some_and(|words| words.contains(says) && words.contains("answers 503"))
+    })
+    .await;
+    assert_eq!(sent(&watched), 0);
+    say.send_replace(200);
+    let done = rig.wait_state(job, JobState::Drained).await;
+    assert_eq!(done.rewriting.rewritten, rows);
+    worker.stop().await;
+}

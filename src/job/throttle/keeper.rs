@@ -46,8 +46,8 @@ enum Ask {
     Go,
     /// Not for so long.
     Wait(Duration),
-    /// Not before the throttles can be read.
-    Unknown,
+    /// Not before the throttles can be read, and the service has room.
+    Held,
 }
 
 /// A task that runs, as throttles count it; it is counted until dropped.
@@ -76,6 +76,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    // The service has no room: nothing new is begun.
+    held: bool,
     // By the row's name; `None` before the first read.
     known: Option<BTreeMap<String, Known>>,
     buckets: BTreeMap<(ThrottleTarget, What), Bucket>,
@@ -95,6 +97,16 @@ impl Throttles {
             waiting,
             state: Mutex::default(),
         }))
+    }
+
+    /// Holds everything for a reason, or lets it go on. The reason is noted on the
+    /// board.
+    pub fn hold(&self, why: Option<&str>) {
+        self.with(|state| state.held = why.is_some());
+        match why {
+            Some(why) => self.0.waiting.note(Part::ServiceHealth, why),
+            None => self.0.waiting.clear(Part::ServiceHealth),
+        }
     }
 
     /// Reads the throttles again and again, until asked to stop.
@@ -198,7 +210,7 @@ impl Throttles {
             let wait = match self.ask(org, job, what, n) {
                 Ask::Go => break,
                 Ask::Wait(wait) => wait.min(LOOK),
-                Ask::Unknown => LOOK,
+                Ask::Held => LOOK,
             };
             self.0.clock.sleep(wait).await;
         }
@@ -215,8 +227,9 @@ impl Throttles {
     fn ask(&self, org: &OrgId, job: Option<JobId>, what: What, n: f64) -> Ask {
         let now = self.0.clock.boot();
         self.with(|state| {
-            let Some(limits) = self.that_hold(state, org, job) else {
-                return Ask::Unknown;
+            let limits = self.that_hold(state, org, job);
+            let Some(limits) = limits.filter(|_| !state.held) else {
+                return Ask::Held;
             };
             let mut rates = Vec::new();
             for throttle in limits {
@@ -247,7 +260,8 @@ impl Throttles {
     /// Whether another task of a job may be begun.
     pub fn may_begin(&self, org: &OrgId, job: JobId) -> bool {
         self.with(|state| {
-            let Some(limits) = self.that_hold(state, org, Some(job)) else {
+            let limits = self.that_hold(state, org, Some(job));
+            let Some(limits) = limits.filter(|_| !state.held) else {
                 return false;
             };
             limits.iter().all(|throttle| {

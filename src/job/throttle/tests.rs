@@ -126,12 +126,12 @@ fn it_ends_by_itself_and_never_early() {
 fn what_cannot_be_read_never_means_unthrottled() {
     let b = Bench::new();
     // Before the first read.
-    assert_eq!(b.ask(1), Ask::Unknown);
+    assert_eq!(b.ask(1), Ask::Held);
     assert!(!b.throttles.may_begin(&b.org, b.job));
     // A row that was never read, of this organization or of nobody known.
     for name in ["all", "org/acme", "zone/7"] {
         b.read(&[(name, None)]);
-        assert_eq!(b.ask(1), Ask::Unknown, "{name}");
+        assert_eq!(b.ask(1), Ask::Held, "{name}");
         assert!(!b.throttles.may_begin(&b.org, b.job), "{name}");
     }
     b.read(&[("org/other", None)]);
@@ -147,9 +147,27 @@ fn what_cannot_be_read_never_means_unthrottled() {
     assert!(b.throttles.may_begin(&b.org, b.job));
     assert!(b.throttles.0.waiting.words().unwrap().contains("throttle"));
     b.advance(62);
-    assert_eq!(b.ask(1), Ask::Unknown);
+    assert_eq!(b.ask(1), Ask::Held);
     b.read(&[]);
     assert_eq!(b.ask(1), Ask::Go);
+    assert_eq!(b.throttles.0.waiting.words(), None);
+}
+
+#[test]
+fn a_service_without_room_holds_everything_and_says_so() {
+    let b = Bench::new();
+    b.read(&[]);
+    b.throttles.hold(Some("127.0.0.1:80 answers 503"));
+    assert_eq!(b.ask(1), Ask::Held);
+    assert!(!b.throttles.may_begin(&b.org, b.job));
+    let words = b.throttles.0.waiting.words().unwrap();
+    assert_eq!(
+        words,
+        "waits for the service to have room: 127.0.0.1:80 answers 503"
+    );
+    b.throttles.hold(None);
+    assert_eq!(b.ask(1), Ask::Go);
+    assert!(b.throttles.may_begin(&b.org, b.job));
     assert_eq!(b.throttles.0.waiting.words(), None);
 }
 
