@@ -3,6 +3,7 @@
 
 use crate::audit::{AuditLog, Record};
 use crate::cli::context;
+use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{BookError, JobBook, JobRow, JobState, Transition, Versioned};
@@ -11,6 +12,27 @@ use crate::worker::audit_counts;
 
 /// How often a change by a worker at the same moment is waited out.
 const TRIES: usize = 100;
+
+/// The longest reason that is kept, in characters.
+const REASON_CHARS: usize = 200;
+
+/// An operator's reason as histories and the audit log keep it, or `otherwise`
+/// where none was given.
+///
+/// # Errors
+/// If it is given and empty, or has control characters, which could steer the
+/// terminal of who reads it.
+pub(super) fn reason(given: Option<&str>, otherwise: &str) -> Result<String, Failure> {
+    let Some(given) = given else {
+        return Ok(otherwise.to_owned());
+    };
+    let given = given.trim();
+    if given.is_empty() || given.chars().any(char::is_control) {
+        let what = "--reason is to say why, without control characters";
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    Ok(given.chars().take(REASON_CHARS).collect())
+}
 
 /// Who acts, and why.
 pub(super) struct Act<'a> {

@@ -8,7 +8,7 @@ mod call_off;
 
 use serde_json::json;
 
-use crate::cli::act::Act;
+use crate::cli::act::{self, Act};
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
@@ -27,8 +27,8 @@ pub(super) struct Arguments {
     /// The job.
     job: JobId,
     /// Why, for the history and the audit log.
-    #[arg(long, default_value = "", value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -36,20 +36,18 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
 }
 
 async fn cancel(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    let reason = act::reason(arguments.reason.as_deref(), "an operator stopped it")?;
     let book = context.book().await?;
     let registry = Registry::new(context.store().await?, context.clock.clone());
     let audit = context.audit(OPERATOR)?;
     let (id, who) = (arguments.job, who());
-    let reason = match arguments.reason.is_empty() {
-        true => "an operator stopped it".to_owned(),
-        false => arguments.reason.chars().take(200).collect(),
-    };
+    let why = format!("by {who}: {reason}");
     let act = Act {
         book: &book,
         audit: &audit,
         job: id,
         who: &who,
-        why: &reason,
+        why: &why,
     };
     let mut called_off = false;
     let mut said = None;

@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
-use crate::job::{BlockedSlice, Pass, QuarantineRow};
+use crate::job::{BlockedSlice, JobRow, JobState, Pass, QuarantineRow};
 
 /// Of each reason, so many are listed for people; JSON has all of them.
 const SHOWN: usize = 20;
@@ -47,6 +47,10 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         let programs = json!({
             "job_id": id, "state": job.state, "why": job.why, "rounds": job.rounds,
             "blocked": blocked, "quarantined": quarantined,
+            "retry": {
+                "blocked": retry(&job, "blocked", !blocked.is_empty()),
+                "quarantined": retry(&job, "quarantined", blocked.is_empty() && !quarantined.is_empty()),
+            },
         });
         context.out.show(&programs, || {
             let mut text = String::new();
@@ -63,8 +67,25 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
                     figures::printable(&job.why)
                 );
             }
-            if !job.state.is_final() {
-                text += &format!("when the cause is gone: rekeyd retry {id}\n");
+            if job.state == JobState::Paused {
+                text += &format!("it is paused; let it go on first: rekeyd resume {id} --reason <TEXT>\n");
+            } else if !job.state.is_final() {
+                if let Some(command) = retry(&job, "blocked", !blocked.is_empty()) {
+                    text += &format!("when the cause is gone, at once: {command}\n");
+                }
+                if !quarantined.is_empty() {
+                    text += &match retry(&job, "quarantined", blocked.is_empty()) {
+                        Some(command) => {
+                            format!("when the cells are mended or deleted: {command}\n")
+                        }
+                        None if blocked.is_empty() => "the job is not at the end of its round yet: \
+                                 what is quarantined can be tried again when it is blocked\n"
+                            .to_owned(),
+                        None => "the quarantined cells can be tried again when no slice waits \
+                                 for a key any more\n"
+                            .to_owned(),
+                    };
+                }
                 if job.round.is_some_and(|r| r.pass == Pass::Copy) && !blocked.is_empty() {
                     text += &format!(
                         "to go on without what waits for a key: rekeyd retry {id} --leave-behind --reason <TEXT>\n"
@@ -75,6 +96,17 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         })?;
         Ok(Exit::Done)
     })
+}
+
+/// The command that tries a kind of failures again, where it would do something.
+fn retry(job: &JobRow, kind: &str, there_are: bool) -> Option<String> {
+    // What does not open is gone through anew only from the end of a round.
+    let may = match kind {
+        "blocked" => job.state.has_tasks(),
+        _ => job.state == JobState::Blocked,
+    };
+    let id = job.request.job_id();
+    (there_are && may).then(|| format!("rekeyd retry {id} --{kind} --reason <TEXT>"))
 }
 
 fn blocked_lines(context: &Context, code: &str, slices: &[BlockedSlice]) -> String {

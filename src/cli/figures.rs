@@ -55,6 +55,40 @@ pub(super) fn until(unix_ms: u64, now: WallTime) -> Option<Duration> {
     (left > 0).then(|| Duration::from_millis(left))
 }
 
+/// Reads a span: `90` or `90s` (seconds), `30m`, `2h`, `1d`, `1h30m`.
+///
+/// # Errors
+/// In words, for the command line.
+pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
+    let refuse =
+        || format!("`{text}` is no span: give seconds, or such as 90s, 30m, 2h, 1d, 1h30m");
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let mut total: u64 = 0;
+    let mut number = String::new();
+    for c in text.chars() {
+        if c.is_ascii_digit() {
+            number.push(c);
+            continue;
+        }
+        let unit: u64 = match c {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            _ => return Err(refuse()),
+        };
+        let n: u64 = std::mem::take(&mut number).parse().map_err(|_| refuse())?;
+        let more = n.checked_mul(unit).ok_or_else(refuse)?;
+        total = total.checked_add(more).ok_or_else(refuse)?;
+    }
+    if !number.is_empty() || text.is_empty() {
+        return Err(refuse());
+    }
+    Ok(Duration::from_secs(total))
+}
+
 /// `1 slice`, `2 slices`.
 pub(super) fn count(n: u64, one: &str) -> String {
     if n == 1 {
@@ -107,6 +141,28 @@ mod tests {
         ];
         for (s, text) in spans {
             assert_eq!(span(Duration::from_secs(s)), text);
+        }
+        for (text, s) in [
+            ("0", 0),
+            ("90", 90),
+            ("90s", 90),
+            ("30m", 1800),
+            ("1h30m", 5400),
+            ("2d", 172_800),
+        ] {
+            assert_eq!(parse_span(text), Ok(Duration::from_secs(s)), "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "-1",
+            "1.5h",
+            "30m5",
+            "2 h",
+            "1w",
+            "99999999999999999999d",
+        ] {
+            assert!(parse_span(text).is_err(), "{text}");
         }
         assert_eq!(rate(0.25), "0.2");
         assert_eq!(rate(31_249.0), "31.2 k");

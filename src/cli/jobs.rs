@@ -1,5 +1,7 @@
 //! `rekeyd jobs`
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::cli::context::{self, Context};
@@ -8,10 +10,12 @@ use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::OrgId;
-use crate::job::{JobRow, is_free};
+use crate::job::{JobRow, JobState, is_free};
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  rekeyd jobs --org acme --all")]
+#[command(after_help = "Examples:\n  rekeyd jobs --org acme --all\n  \
+                  rekeyd jobs --state blocked --state paused\n  \
+                  rekeyd jobs --kind move --since 7d")]
 pub(super) struct Arguments {
     /// Of this organization only.
     #[arg(long)]
@@ -19,6 +23,79 @@ pub(super) struct Arguments {
     /// Those that are at an end, too.
     #[arg(long)]
     all: bool,
+    /// In this state only; may be given more than once. One that is an end needs
+    /// no --all.
+    #[arg(long, value_parser = state)]
+    state: Vec<JobState>,
+    /// Of this kind only.
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// Recorded since then: a time (RFC 3339), or a span back from now (2h, 7d).
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    since: Option<Since>,
+}
+
+/// What a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// A rekey of an organization.
+    Rekey,
+    /// A move of a channel.
+    Move,
+}
+
+impl Kind {
+    fn of(job: &JobRow) -> Self {
+        match job.request.channel_move() {
+            Some(_) => Kind::Move,
+            None => Kind::Rekey,
+        }
+    }
+}
+
+/// A moment, given as such or as a span back from now.
+#[derive(Debug, Clone, Copy)]
+enum Since {
+    At(jiff::Timestamp),
+    Ago(Duration),
+}
+
+impl Since {
+    fn unix_ms(self, now_ms: u64) -> u64 {
+        match self {
+            Since::At(t) => u64::try_from(t.as_millisecond()).unwrap_or(0),
+            Since::Ago(span) => {
+                now_ms.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(span) = figures::parse_span(text) {
+        return Ok(Since::Ago(span));
+    }
+    let time = text.parse().map(Since::At);
+    time.map_err(|_| {
+        format!("`{text}` is neither a time (2026-03-01T00:00:00Z) nor a span (2h, 7d)")
+    })
+}
+
+fn state(text: &str) -> Result<JobState, String> {
+    text.parse().map_err(|error| {
+        let near = JobState::ALL
+            .iter()
+            .max_by(|a, b| {
+                let near = |s: &JobState| strsim::jaro_winkler(text, s.as_str());
+                near(a).total_cmp(&near(b))
+            })
+            .map_or("", |s| s.as_str());
+        let all: Vec<&str> = JobState::ALL.iter().map(|s| s.as_str()).collect();
+        format!(
+            "{error}; did you mean `{near}`? There are {}",
+            all.join(", ")
+        )
+    })
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -41,9 +118,14 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     })).collect::<Vec<_>>()});
     context.out.show(&programs, || {
         if jobs.is_empty() {
-            return match arguments.all {
-                true => "no jobs".to_owned(),
-                false => "no unfinished jobs; `--all` shows the others".to_owned(),
+            let narrowed = arguments.kind.is_some() || arguments.since.is_some();
+            return match (arguments.all, narrowed || !arguments.state.is_empty()) {
+                (true, true) => "no such jobs".to_owned(),
+                (true, false) => "no jobs".to_owned(),
+                (false, true) => {
+                    "no such unfinished jobs; `--all` looks at the others too".to_owned()
+                }
+                (false, false) => "no unfinished jobs; `--all` shows the others".to_owned(),
             };
         }
         out::table(
@@ -86,7 +168,17 @@ async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, F
             row
         }));
     }
-    jobs.retain(|job| arguments.all || !job.state.is_final());
+    let since_ms = arguments
+        .since
+        .map_or(0, |since| since.unix_ms(context.clock.wall().unix_ms()));
+    jobs.retain(|job| {
+        let state = match arguments.state.as_slice() {
+            [] => arguments.all || !job.state.is_final(),
+            asked => asked.contains(&job.state),
+        };
+        let kind = arguments.kind.is_none_or(|kind| kind == Kind::of(job));
+        state && kind && job.recorded_ms >= since_ms
+    });
     jobs.sort_by_key(|job| (job.recorded_ms, job.request.job_id()));
     Ok(jobs)
 }

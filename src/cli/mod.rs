@@ -10,6 +10,7 @@
 //! | `exit` | the exit codes |
 //! | `report` | the library's errors, turned into what people see |
 //! | `out` | tables, lines and JSON on standard output |
+//! | `near` | the name that was probably meant |
 //! | `figures` | numbers, spans and times as people read them |
 //! | `progress` | how far a job is, in numbers and in one line |
 
@@ -17,6 +18,7 @@ mod act;
 mod audit;
 mod cancel;
 mod chaos;
+mod completions;
 mod config;
 mod context;
 mod demo;
@@ -24,15 +26,19 @@ mod dlq;
 mod doctor;
 mod enqueue;
 pub mod exit;
+mod explain;
 mod failures;
 mod figures;
 mod healthcheck;
+mod history;
 mod iam_policy;
 mod import;
 mod init;
 mod inspect;
 mod jobs;
 mod kms;
+mod man;
+mod near;
 mod org;
 mod out;
 mod pause;
@@ -42,8 +48,10 @@ mod retry;
 mod schema;
 mod schema_job;
 mod status;
+mod throttle;
 mod verify;
 mod worker;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,6 +118,13 @@ enum Command {
     Jobs(jobs::Arguments),
     /// Show how far a job is; follow it or wait for its end.
     Status(status::Arguments),
+    /// Show who did what to a job, when and why.
+    History(history::Arguments),
+    /// Show what each worker holds, and since when it was not heard of.
+    Workers(workers::Arguments),
+    /// Slow workers down for a while, or let them go on.
+    #[command(subcommand)]
+    Throttle(throttle::Command),
     /// Stop a job. The store stays readable; a later job finishes it.
     Cancel(cancel::Arguments),
     /// Halt a job until it is let go on.
@@ -136,6 +151,12 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// Print the least policies for a role and for the customer's keys.
     IamPolicy(iam_policy::Arguments),
+    /// Say what a code means, what brings it about and what to do next.
+    Explain(explain::Arguments),
+    /// Print what a shell needs to complete the command line.
+    Completions(completions::Arguments),
+    /// Print or write manual pages.
+    Man(man::Arguments),
     /// Look at messages that were refused, and put them back.
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -145,6 +166,17 @@ enum Command {
 }
 
 impl Command {
+    /// Runs a command that is of help when the configuration is what is wrong;
+    /// `None` if it is another.
+    fn run_without_settings(&self, out: Out) -> Option<Result<Exit, Failure>> {
+        match self {
+            Command::Explain(a) => Some(explain::run(out, a)),
+            Command::Completions(a) => Some(completions::run(out, a)),
+            Command::Man(a) => Some(man::run(out, a)),
+            _ => None,
+        }
+    }
+
     fn run(&self, context: &Context) -> Result<Exit, Failure> {
         match self {
             Command::Demo(a) => demo::run(context, a),
@@ -156,6 +188,9 @@ impl Command {
             Command::Enqueue(c) => enqueue::run(context, c),
             Command::Jobs(a) => jobs::run(context, a),
             Command::Status(a) => status::run(context, a),
+            Command::History(a) => history::run(context, a),
+            Command::Workers(a) => workers::run(context, a),
+            Command::Throttle(c) => throttle::run(context, c),
             Command::Import(c) => import::run(context, c),
             Command::Cancel(a) => cancel::run(context, a),
             Command::Pause(a) => pause::pause(context, a),
@@ -169,6 +204,9 @@ impl Command {
             Command::Doctor(a) => doctor::run(context, a),
             Command::Healthcheck(a) => healthcheck::run(context, a),
             Command::IamPolicy(a) => iam_policy::run(context, a),
+            Command::Explain(a) => explain::run(context.out, a),
+            Command::Completions(a) => completions::run(context.out, a),
+            Command::Man(a) => man::run(context.out, a),
             Command::Dlq(c) => dlq::run(context, c),
             Command::Schema(c) => schema::run(context, c),
         }
@@ -195,9 +233,14 @@ pub fn main() -> ExitCode {
     crate::telemetry::quiet_panics();
     report::set_up();
     let out = Out::new(arguments.output);
-    let ended = arguments
-        .load()
-        .and_then(|loaded| arguments.command.run(&Context::new(loaded, out)));
+    let ended = match arguments.command.run_without_settings(out) {
+        Some(ended) => ended,
+        None => arguments.load().and_then(|loaded| {
+            let context = Context::new(loaded, out);
+            let ended = arguments.command.run(&context);
+            ended.map_err(|failure| near::suggest(&context, failure))
+        }),
+    };
     match ended {
         Ok(exit) => exit,
         Err(failure) => failure.show(out.is_json()),

@@ -65,10 +65,22 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
     write(&mut out, format_args!("{}\n", text.trim_end_matches('\n')))
 }
 
-/// Writes over the line that stands there.
+/// Writes over the line that stands there. What does not fit on it is cut: a
+/// second line would be left behind by the next one.
 pub(super) fn redraw(text: &str) -> Result<(), Failure> {
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
+    let text = within(text, usize::from(columns));
     // Back to the start of the line, erase it, write.
     write(&mut io::stdout().lock(), format_args!("\r\x1b[2K{text}"))
+}
+
+/// As much of a text as so many columns hold; 0: their number is not known.
+fn within(text: &str, columns: usize) -> String {
+    if columns < 2 || text.chars().count() < columns {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(columns - 2).collect();
+    start + "…"
 }
 
 fn write(out: &mut impl Write, text: std::fmt::Arguments<'_>) -> Result<(), Failure> {
@@ -104,6 +116,14 @@ pub(super) fn table<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_redrawn_fits_the_terminal() {
+        assert_eq!(within("rekey acme", 0), "rekey acme");
+        assert_eq!(within("rekey acme", 11), "rekey acme");
+        assert_eq!(within("rekey acme", 10), "rekey ac…");
+        assert_eq!(within("é".repeat(50).as_str(), 20).chars().count(), 19);
+    }
 
     #[test]
     fn a_reader_that_went_away_is_no_failure() {

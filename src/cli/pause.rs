@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cli::act::Act;
+use crate::cli::act::{self, Act};
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
@@ -40,15 +40,17 @@ pub(super) struct Resume {
 
 pub(super) fn pause(context: &Context, arguments: &Pause) -> Result<Exit, Failure> {
     let id = arguments.job;
-    let (job, step) = context.run(act(context, id, &arguments.reason, |job| match job.state {
-        JobState::Paused => Err(conflict(job, "is paused already", "resume")),
-        state if state.may_pause() => Ok(JobState::Paused),
-        JobState::Preflight | JobState::Activating => Err(conflict(
-            job,
-            "cannot be paused at this moment, which lasts for a few calls; try again",
-            "status",
-        )),
-        _ => Err(at_its_end(job)),
+    let (job, step) = context.run(change(context, id, &arguments.reason, |job| {
+        match job.state {
+            JobState::Paused => Err(conflict(job, "is paused already", "resume")),
+            state if state.may_pause() => Ok(JobState::Paused),
+            JobState::Preflight | JobState::Activating => Err(conflict(
+                job,
+                "cannot be paused at this moment, which lasts for a few calls; try again",
+                "status",
+            )),
+            _ => Err(at_its_end(job)),
+        }
     }))?;
     context.out.show(&programs(&job, &step), || {
         format!(
@@ -62,7 +64,7 @@ pub(super) fn pause(context: &Context, arguments: &Pause) -> Result<Exit, Failur
 
 pub(super) fn resume(context: &Context, arguments: &Resume) -> Result<Exit, Failure> {
     let id = arguments.job;
-    let (job, step) = context.run(act(context, id, &arguments.reason, |job| {
+    let (job, step) = context.run(change(context, id, &arguments.reason, |job| {
         match (job.state, job.paused_from) {
             (JobState::Paused, Some(from)) => Ok(from),
             (state, _) if state.is_final() => Err(at_its_end(job)),
@@ -78,18 +80,13 @@ pub(super) fn resume(context: &Context, arguments: &Resume) -> Result<Exit, Fail
     Ok(Exit::Done)
 }
 
-async fn act(
+async fn change(
     context: &Context,
     id: JobId,
     reason: &str,
     to: impl Fn(&JobRow) -> Result<JobState, Failure>,
 ) -> Result<(JobRow, Transition), Failure> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().any(char::is_control) {
-        let what = "--reason is to say why, without control characters";
-        return Err(Failure::new(Exit::Usage, what));
-    }
-    let reason: String = reason.chars().take(200).collect();
+    let reason = act::reason(Some(reason), "")?;
     let book = context.book().await?;
     let audit = context.audit(OPERATOR)?;
     let who = who();

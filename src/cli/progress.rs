@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::figures;
 use crate::clock::{BootTime, WallTime};
-use crate::job::{Counts, JobRow, JobState, Lease, Pass, TaskRow, TaskState, is_free};
+use crate::job::{Counts, JobRow, JobState, Lease, Pass, TaskRow, TaskState, Throttle, is_free};
 use crate::registry::{CopyPhase, Timing};
 
 /// Rates are measured over so much time: checkpoints come once a second, and a
@@ -63,6 +63,8 @@ pub(super) struct Progress {
     /// What slows it down, as the workers on it last said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slowed: Option<String>,
+    /// What operators have slowed it down by.
+    pub throttles: Vec<Throttle>,
 }
 
 /// Speed, per second.
@@ -92,6 +94,7 @@ impl Progress {
             eta_s: None,
             waits: waits(job, tasks, timing, now),
             slowed: said(job, tasks, |lease| lease.slowed.as_deref()),
+            throttles: Vec::new(),
         };
         if !tasks.is_empty() {
             progress.blocked_slices = tasks.iter().map(|t| t.blocked.len() as u64).sum();
@@ -103,6 +106,23 @@ impl Progress {
         }
         progress.slices_done = progress.slices_done.min(progress.slices);
         progress
+    }
+
+    /// Notes the throttles that hold for the job, and the names of those that
+    /// cannot be read, before which nothing new is begun where no worker knows
+    /// what they said.
+    pub fn throttle(&mut self, throttles: Vec<Throttle>, unreadable: &[String]) {
+        self.throttles = throttles;
+        if let (Some(name), None) = (unreadable.first(), &self.waits) {
+            self.waits = Some(Wait {
+                code: "throttle_unreadable",
+                words: format!(
+                    "the throttle of `{}` cannot be read: set it anew or clear it",
+                    figures::printable(name)
+                ),
+                until_ms: None,
+            });
+        }
     }
 
     fn left(&self) -> u64 {
@@ -140,6 +160,8 @@ impl Progress {
             parts.push(format!("{} quarantined", self.counts.quarantined));
         }
         parts.extend(self.slowed.iter().map(|s| figures::printable(s)));
+        let throttles = self.throttles.iter();
+        parts.extend(throttles.map(|t| format!("throttled to {}", t.limits)));
         match &self.waits {
             Some(wait) => parts.push(wait.words.clone()),
             None if self.slices > 0 && self.left() > 0 => parts.push(match self.eta_s {

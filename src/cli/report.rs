@@ -8,7 +8,7 @@ use miette::Diagnostic;
 use crate::audit::AuditError;
 use crate::cli::exit::Exit;
 use crate::config::ConfigError;
-use crate::ids::{CmkArn, InvalidId, JobId};
+use crate::ids::{CmkArn, InvalidId, JobId, OrgId};
 use crate::import::ImportError;
 use crate::import::load::LoadError;
 use crate::job::{BookError, HoldError, MessageError};
@@ -22,10 +22,19 @@ use crate::telemetry::logs::LogError;
 use crate::wiring::WiringError;
 use crate::worker::WorkerError;
 
+/// Something that was named and is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Missing {
+    Org(OrgId),
+    Job(JobId),
+}
+
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub exit: Exit,
+    /// What it is about, where that is not there: `near` looks for what was meant.
+    pub missing: Option<Missing>,
     what: String,
     help: Option<String>,
     /// The reader of our output is gone: nobody is left to be told.
@@ -36,6 +45,7 @@ impl Failure {
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self {
             exit,
+            missing: None,
             what: what.into(),
             help: None,
             quiet: false,
@@ -56,6 +66,21 @@ impl Failure {
         self
     }
 
+    /// The name that was probably meant, before the other help.
+    #[must_use]
+    pub fn did_you_mean(mut self, name: &str) -> Self {
+        let help = self.help.take().unwrap_or_default();
+        self.help = Some(format!("did you mean `{name}`? {help}").trim().to_owned());
+        self
+    }
+
+    /// Says that something that was named is not there.
+    #[must_use]
+    fn missing(mut self, missing: Missing) -> Self {
+        self.missing = Some(missing);
+        self
+    }
+
     /// The same with another exit code.
     #[must_use]
     pub fn exiting(mut self, exit: Exit) -> Self {
@@ -64,7 +89,8 @@ impl Failure {
     }
 
     pub fn no_job(job: JobId) -> Self {
-        Self::new(Exit::NotFound, format!("no job {job} is recorded")).help(
+        let failure = Self::new(Exit::NotFound, format!("no job {job} is recorded"));
+        failure.missing(Missing::Job(job)).help(
             "a job is recorded when a worker takes its message: start one with `rekeyd worker`, \
              or wait with `rekeyd status --wait`. `rekeyd jobs` lists the jobs there are, \
              `rekeyd dlq list` the messages that were refused",
@@ -184,9 +210,9 @@ impl From<RegistryError> for Failure {
         let what = error.to_string();
         match error {
             RegistryError::Store(error) => error.into(),
-            RegistryError::UnknownOrg(_) => {
-                Self::new(Exit::NotFound, what).help("`rekeyd org list` shows those there are")
-            }
+            RegistryError::UnknownOrg(org) => Self::new(Exit::NotFound, what)
+                .missing(Missing::Org(org))
+                .help("`rekeyd org list` shows those there are"),
             RegistryError::UnknownChannel { org, .. } => Self::new(Exit::NotFound, what)
                 .help(format!("`rekeyd org show {org}` lists its channels")),
             RegistryError::OrgExists(org) => Self::new(

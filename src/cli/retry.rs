@@ -9,6 +9,7 @@ mod leave_behind;
 use serde_json::json;
 
 use crate::audit::Record;
+use crate::cli::act;
 use crate::cli::context::{self, Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
@@ -28,19 +29,36 @@ const TRIES: usize = 100;
 #[derive(clap::Args)]
 #[command(
     after_help = "Blocked slices are tried again by themselves; this does it at once.\n\n\
-                  Examples:\n  rekeyd kms enable $OLD && rekeyd retry $JOB\n  \
+                  Examples:\n  rekeyd kms enable $OLD && rekeyd retry $JOB --reason 'enabled again'\n  \
+                  rekeyd retry $JOB --blocked\n  rekeyd retry $JOB --quarantined\n  \
                   rekeyd retry $MOVE --leave-behind --reason 'revoked for good, ticket 4711'"
 )]
 pub(super) struct Arguments {
     /// The job.
     job: JobId,
+    /// Only what waits for a key: slices, or the CMK that preflight tries.
+    #[arg(long)]
+    blocked: bool,
+    /// Only where cells were left as they are: go through every slice anew, so
+    /// that what was mended or deleted counts.
+    #[arg(long, conflicts_with = "blocked")]
+    quarantined: bool,
     /// Of a move that copies and is blocked: go on without the cells that wait
     /// for a key. They stay in the old place, and are tried again before the end.
-    #[arg(long, requires = "reason")]
+    #[arg(long, requires = "reason", conflicts_with_all = ["blocked", "quarantined"])]
     leave_behind: bool,
     /// Why, for the history and the audit log.
-    #[arg(long, value_name = "TEXT", requires = "leave_behind")]
+    #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+}
+
+/// Who retries what, and why.
+struct Asked<'a> {
+    job: JobId,
+    blocked: bool,
+    quarantined: bool,
+    who: &'a str,
+    why: &'a str,
 }
 
 /// What was done.
@@ -54,14 +72,22 @@ enum Did {
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
-    if let Some(reason) = &arguments.reason {
+    if let (true, Some(reason)) = (arguments.leave_behind, &arguments.reason) {
         return context.run(leave_behind::run(context, arguments.job, reason));
     }
+    let reason = act::reason(arguments.reason.as_deref(), "an operator asked to retry")?;
     context.run(async {
         let book = context.book().await?;
         let who = who();
-        let (job, did) = retry(&book, arguments.job, &who, context.clock.wall()).await?;
-        note(context, &job, &did, who).await?;
+        let asked = Asked {
+            job: arguments.job,
+            blocked: arguments.blocked,
+            quarantined: arguments.quarantined,
+            who: &who,
+            why: &format!("retry by {who}: {reason}"),
+        };
+        let (job, did) = retry(&book, &asked, context.clock.wall()).await?;
+        note(context, &job, &did, &asked).await?;
         let (what, slices) = match &did {
             Did::Preflight => ("preflight", None),
             Did::Slices(n) => ("slices", Some(*n)),
@@ -90,51 +116,86 @@ fn are(slices: u64) -> String {
     format!("{} {verb}", figures::count(slices, "slice"))
 }
 
-async fn retry(
-    book: &JobBook,
-    id: JobId,
-    who: &str,
-    now: WallTime,
-) -> Result<(JobRow, Did), Failure> {
+async fn retry(book: &JobBook, asked: &Asked<'_>, now: WallTime) -> Result<(JobRow, Did), Failure> {
     for _ in 0..TRIES {
-        let mut job = context::job(book, id).await?;
-        let org = job.row.request.org().clone();
-        let overtaken = |done: Result<Did, BookError>| match done {
-            Ok(did) => Ok(Some(did)),
-            Err(BookError::Overtaken(_)) => Ok(None),
-            Err(error) => Err(Failure::from(error)),
+        let mut job = context::job(book, asked.job).await?;
+        let did = match once(book, asked, &mut job, now).await {
+            Ok(did) => did,
+            // What the other wrote is read and counts.
+            Err(Refused::Overtaken) => continue,
+            Err(Refused::For(failure)) => return Err(failure),
         };
-        let done = match (job.row.state, job.row.round) {
-            (JobState::Blocked, _) if job.row.activated.is_none() => {
-                job.row.retry_ms = Some(0);
-                let written = book
-                    .write_back(ControlTable::Jobs, org.as_str(), &mut job)
-                    .await;
-                overtaken(written.map(|()| Did::Preflight))?
-            }
-            (state, Some(round)) if state.has_tasks() => {
-                let tasks = book.tasks(id, round.number).await?;
-                let released = release(book, id, &tasks, now).await?;
-                if released > 0 {
-                    Some(Did::Slices(released))
-                } else if state == JobState::Blocked
-                    // The sweep of a left place has nothing that could be gone
-                    // through anew; its driver goes on by itself.
-                    && round.pass != Pass::Sweep
-                    && tasks.iter().all(|t| t.row.state == TaskState::Done)
-                {
-                    overtaken(anew(book, &mut job, &tasks, who).await.map(Did::Anew))?
-                } else {
-                    return Err(nothing(&job.row));
-                }
-            }
-            _ => return Err(nothing(&job.row)),
-        };
-        if let Some(did) = done {
-            return Ok((job.row, did));
+        return Ok((job.row, did));
+    }
+    Err(BookError::Overtaken(asked.job.to_string()).into())
+}
+
+/// Why one attempt did nothing.
+enum Refused {
+    /// A worker was faster.
+    Overtaken,
+    For(Failure),
+}
+
+impl From<BookError> for Refused {
+    fn from(error: BookError) -> Self {
+        match error {
+            BookError::Overtaken(_) => Refused::Overtaken,
+            error => Refused::For(error.into()),
         }
     }
-    Err(BookError::Overtaken(id.to_string()).into())
+}
+
+async fn once(
+    book: &JobBook,
+    asked: &Asked<'_>,
+    job: &mut Versioned<JobRow>,
+    now: WallTime,
+) -> Result<Did, Refused> {
+    let id = asked.job;
+    match (job.row.state, job.row.round) {
+        (JobState::Blocked, _) if job.row.activated.is_none() && !asked.quarantined => {
+            job.row.retry_ms = Some(0);
+            book.note(job, asked.who, asked.why).await?;
+            Ok(Did::Preflight)
+        }
+        (state, Some(round)) if state.has_tasks() => {
+            let tasks = book.tasks(id, round.number).await?;
+            let parked = tasks.iter().filter(|t| t.row.state == TaskState::Parked);
+            let waiting: u64 = parked.map(|t| t.row.blocked.len() as u64).sum();
+            if waiting > 0 {
+                if asked.quarantined {
+                    return Err(Refused::For(still_blocked(id, waiting)));
+                }
+                // First who asked and why, then what was asked for.
+                book.note(job, asked.who, asked.why).await?;
+                let released = release(book, id, &tasks, now).await;
+                return Ok(Did::Slices(released.map_err(Refused::For)?));
+            }
+            let may = state == JobState::Blocked
+                // The sweep of a left place has nothing that could be gone
+                // through anew; its driver goes on by itself.
+                && round.pass != Pass::Sweep
+                && tasks.iter().all(|t| t.row.state == TaskState::Done);
+            if asked.blocked || !may {
+                return Err(Refused::For(nothing(&job.row)));
+            }
+            Ok(Did::Anew(anew(book, job, &tasks, asked).await?))
+        }
+        _ => Err(Refused::For(nothing(&job.row))),
+    }
+}
+
+fn still_blocked(id: JobId, slices: u64) -> Failure {
+    let verb = if slices == 1 { "waits" } else { "wait" };
+    Failure::new(
+        Exit::Conflict,
+        format!(
+            "{} of job {id} still {verb} for a key; what is quarantined is gone through again after them",
+            figures::count(slices, "slice")
+        ),
+    )
+    .help(format!("when the cause is gone: `rekeyd retry {id} --blocked`"))
 }
 
 fn nothing(job: &JobRow) -> Failure {
@@ -190,7 +251,7 @@ async fn anew(
     book: &JobBook,
     job: &mut Versioned<JobRow>,
     tasks: &[Versioned<TaskRow>],
-    who: &str,
+    asked: &Asked<'_>,
 ) -> Result<Transition, BookError> {
     for task in tasks {
         job.row.effort.add(&task.row.effort);
@@ -202,15 +263,20 @@ async fn anew(
     job.row.round = None;
     job.row.blocked_slices = 0;
     job.row.verdict = None;
-    book.transition(job, JobState::Rewriting, who, "an operator asked to retry")
+    book.transition(job, JobState::Rewriting, asked.who, asked.why)
         .await
 }
 
-async fn note(context: &Context, job: &JobRow, did: &Did, who: String) -> Result<(), Failure> {
+async fn note(
+    context: &Context,
+    job: &JobRow,
+    did: &Did,
+    asked: &Asked<'_>,
+) -> Result<(), Failure> {
     let audit = context.audit(OPERATOR)?;
-    let mut why = Use::new(job.request.reason_code(), "an operator asked to retry");
+    let mut why = Use::new(job.request.reason_code(), asked.why);
     why.job = Some(job.request.job_id());
-    why.requested_by = Some(who);
+    why.requested_by = Some(asked.who.to_owned());
     let org = job.request.org();
     audit.record(match did {
         Did::Anew(step) => {

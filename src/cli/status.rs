@@ -10,6 +10,7 @@ use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::progress::{Progress, Speed};
 use crate::cli::report::Failure;
+use crate::cli::throttle;
 use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
@@ -27,7 +28,7 @@ const DEAD_LETTERS: usize = 10_000;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  rekeyd status $JOB --watch\n  rekeyd status $JOB --wait --timeout 3600 && rekeyd kms disable $OLD"
+    after_help = "Example:\n  rekeyd status $JOB --watch\n  rekeyd status $JOB --wait --timeout 30m && rekeyd kms disable $OLD"
 )]
 pub(super) struct Arguments {
     /// The job.
@@ -43,9 +44,9 @@ pub(super) struct Arguments {
     /// With --wait: go on waiting while it is blocked.
     #[arg(long, requires = "wait")]
     through_blocked: bool,
-    /// Give up after so many seconds; the job goes on.
-    #[arg(long, value_name = "S")]
-    timeout: Option<u64>,
+    /// Give up after so long, in seconds or such as 30m or 2h; the job goes on.
+    #[arg(long, value_name = "SPAN", value_parser = figures::parse_span)]
+    timeout: Option<Duration>,
     /// Seconds between two lines of --watch where the output is no terminal.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
@@ -149,6 +150,14 @@ impl<'a> Status<'a> {
         };
         let clock = &self.context.clock;
         let mut progress = Progress::of(job, &tasks, &self.timing, clock.wall());
+        if !job.state.is_final() {
+            let (org, id, now) = (job.request.org(), job.request.job_id(), clock.wall());
+            let rows = self.book.throttles().await?;
+            progress.throttle(
+                throttle::of_job(&rows, org, id, now),
+                &throttle::unreadable_of_job(&rows, org, id),
+            );
+        }
         speed.look(&mut progress, job, clock.wall(), clock.boot());
         Ok(progress)
     }
@@ -156,7 +165,7 @@ impl<'a> Status<'a> {
     async fn follow(&self) -> Result<Exit, Failure> {
         let clock = &self.context.clock;
         let begun = clock.boot();
-        let timeout = self.arguments.timeout.map(Duration::from_secs);
+        let timeout = self.arguments.timeout;
         let mut screen = Screen::new(self);
         let mut asked: Option<BootTime> = None;
         let between = match self.context.config().queue.kind {
@@ -326,6 +335,9 @@ impl<'a> Status<'a> {
                     figures::printable(&said.why)
                 ),
             ));
+        }
+        for row in &progress.throttles {
+            rows.push(("throttled", throttle::in_words(row, now)));
         }
         if let Some(from) = job.paused_from {
             rows.push(("paused in", from.to_string()));

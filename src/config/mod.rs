@@ -247,6 +247,12 @@ pub struct WorkerConfig {
     pub poll_ms: u64,
     /// How often progress is made durable, milliseconds.
     pub checkpoint_ms: u64,
+    /// The operator's endpoint that says whether the service has room.
+    pub health_url: Option<String>,
+    /// How often it is asked, milliseconds.
+    pub health_poll_ms: u64,
+    /// How long bad answers, or none, are borne, milliseconds.
+    pub health_grace_ms: u64,
 }
 
 /// How log lines look.

@@ -66,6 +66,8 @@ pub enum Kind {
     Filter,
     /// A URL with `http` or `https`.
     Url,
+    /// A URL with `http` and without a user or password in it.
+    PlainUrl,
     /// Hosts, each with or without a port, with commas between.
     Hosts,
 }
@@ -446,6 +448,27 @@ pub const KEYS: &[Key] = &[
         "How often progress is made durable.",
     ),
     key(
+        "worker.health_url",
+        Kind::PlainUrl,
+        Default::None,
+        "",
+        "Your own endpoint that says whether the service has room: 2xx lets the worker go on, anything else or no answer holds it after the grace time; not asked if not set.",
+    ),
+    key(
+        "worker.health_poll_ms",
+        int(100, 600_000),
+        Default::Int(5000),
+        "milliseconds",
+        "How often health_url is asked.",
+    ),
+    key(
+        "worker.health_grace_ms",
+        int(0, 3_600_000),
+        Default::Int(30_000),
+        "milliseconds",
+        "After so long without a good answer of health_url nothing new is begun.",
+    ),
+    key(
         "log.format",
         Kind::Choice(&["human", "json"]),
         Default::Text("human"),
@@ -524,6 +547,9 @@ impl Key {
             Kind::Listen => "an address and port such as `127.0.0.1:9464`".to_owned(),
             Kind::Filter => "a log filter such as `info` or `warn,rekeyd=debug`".to_owned(),
             Kind::Url => "a URL that begins with `http://` or `https://`".to_owned(),
+            Kind::PlainUrl => {
+                "a URL that begins with `http://`, without a user or password".to_owned()
+            }
             Kind::Hosts => "hosts such as `10.0.0.1:9042,10.0.0.2`, with commas between".to_owned(),
         }
     }
@@ -561,6 +587,7 @@ impl Key {
             Kind::Listen => text.parse::<SocketAddr>().is_ok(),
             Kind::Filter => !text.is_empty() && EnvFilter::try_new(text).is_ok(),
             Kind::Url => is_url(text),
+            Kind::PlainUrl => text.starts_with("http://") && !text.contains('@') && is_url(text),
             Kind::Hosts => text.len() <= 4096 && text.split(',').all(is_host),
         };
         good.then(|| Value::Text(text.to_owned()))

@@ -2,6 +2,8 @@
 //! revision that was read, so whoever lost a lease or was overtaken by an
 //! operator's command cannot write (I6).
 
+mod throttles;
+
 use crate::clock::SharedClock;
 use crate::ids::{JobId, OrgId, RecordId};
 use crate::job::message::JobMessage;
@@ -11,6 +13,8 @@ use crate::registry::{insert, update};
 use crate::store::{
     Applied, ControlRow, ControlTable, ControlWrite, Expect, SharedStore, StoreError,
 };
+
+pub use throttles::ThrottleRows;
 
 /// Rows read per page of a listing.
 const PAGE: usize = 500;
@@ -254,7 +258,7 @@ impl JobBook {
                 return Ok(orgs);
             };
             after = Some(last.clone());
-            for name in names.into_iter().filter(|name| name != OPEN_EVERYWHERE) {
+            for name in names.into_iter().filter(|name| !name.starts_with('~')) {
                 orgs.push(OrgId::new(name.clone()).map_err(|e| BookError::Malformed {
                     table: "jobs",
                     row: name,
@@ -372,6 +376,40 @@ impl JobBook {
             tracing::debug!(%error, job = %id, "an ended job stays on the list for now");
         }
         Ok(step)
+    }
+
+    /// Notes in the history of a job that somebody acted on it without a change
+    /// of its state, together with whatever else the caller has changed in
+    /// `job.row`. Such a row goes from the state to itself. Conditional like a
+    /// transition: `Overtaken` if somebody else changed the job meanwhile.
+    pub async fn note(
+        &self,
+        job: &mut Versioned<JobRow>,
+        who: &str,
+        why: &str,
+    ) -> Result<Transition, BookError> {
+        let (id, org) = (job.row.request.job_id(), job.row.request.org().clone());
+        let note = Transition {
+            from: job.row.state,
+            to: job.row.state,
+            at_ms: self.clock.wall().unix_ms(),
+            who: who.to_owned(),
+            why: why.to_owned(),
+        };
+        // Numbered like a transition, so that the history is in order; a driver
+        // that decided on the row from before reads it again.
+        job.row.transitions += 1;
+        let history = format!("{HISTORY}{id}/{:08}", job.row.transitions);
+        let writes = vec![write_back(job), insert(&history, &note)];
+        if let Err(error) = self
+            .commit(ControlTable::Jobs, org.as_str(), writes, &job.id)
+            .await
+        {
+            job.row.transitions -= 1;
+            return Err(error);
+        }
+        job.rev += 1;
+        Ok(note)
     }
 
     /// Adds tasks to a round. Their ids are fresh: a round is planned once.

@@ -9,6 +9,7 @@
 //! | `rows` | jobs, tasks and their counts as they stand in the store |
 //! | `book` | reading and changing those rows, always conditionally |
 //! | `lease` | holding a job or a task for a bounded time |
+//! | `throttle` | what operators slow workers down by, until a given time |
 //! | `verdict` | the sentence at the end |
 
 mod book;
@@ -18,9 +19,10 @@ mod message;
 mod rows;
 mod schema;
 mod state;
+mod throttle;
 mod verdict;
 
-pub use book::{BookError, JobBook, Recorded, Versioned, task_id};
+pub use book::{BookError, JobBook, Recorded, ThrottleRows, Versioned, task_id};
 pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free, note_stream};
 pub use message::{
     Cause, JobMessage, MessageError, Mode, MoveFrom, MoveKind, MoveRequest, MoveTo, RekeyRequest,
@@ -31,4 +33,5 @@ pub use rows::{
 };
 pub use schema::MESSAGE_SCHEMA;
 pub use state::JobState;
+pub use throttle::{Slot, Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget, Throttles};
 pub use verdict::Verdict;

@@ -328,7 +328,8 @@ impl JobRow {
     }
 }
 
-/// One change of a job's state. History rows are only inserted.
+/// One change of a job's state, or what an operator did to it without one: then
+/// `from` and `to` are the same. History rows are only inserted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transition {
@@ -342,6 +343,13 @@ pub struct Transition {
     pub who: String,
     /// Why, in words.
     pub why: String,
+}
+
+impl Transition {
+    /// Whether it is a note: the job stayed in its state.
+    pub fn is_note(&self) -> bool {
+        self.from == self.to
+    }
 }
 
 /// A slice of messages by its address. Ordered as tasks go through them.

@@ -10,6 +10,7 @@
 //! | `caller` | who calls: ourselves, or a role of the customer's |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
 //! | `audited` | decorator: an audit record for every call |
+//! | `gated` | decorator: a call passes a gate first, such as an operator's throttle |
 //! | `trial` | is a CMK as a rekey needs it, by canaries |
 //! | `conformance` | one suite for every backend |
 
@@ -20,6 +21,7 @@ pub mod budget;
 pub mod caller;
 pub mod codes;
 pub mod conformance;
+mod gated;
 pub mod local;
 pub mod trial;
 
@@ -34,6 +36,7 @@ use crate::scope::Scope;
 
 pub use backend::{Answered, KmsBackend};
 pub use codes::{KmsClass, KmsError};
+pub use gated::{Gate, Gated};
 
 /// A KMS that several parts share.
 pub type SharedKms = Arc<dyn Kms>;

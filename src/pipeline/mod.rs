@@ -61,6 +61,7 @@ use crate::epoch::Epoch;
 use crate::ids::{ChannelId, CmkArn, JobId, OrgId};
 use crate::job::{
     BookError, HoldError, JobBook, JobMessage, Mode, MoveKind, MoveRequest, Pass, TaskHold,
+    Throttles,
 };
 use crate::kms::{KmsError, ReasonCode, SharedKms, Use};
 use crate::registry::{Registry, RegistryError, Timing};
@@ -131,6 +132,8 @@ pub struct Shared {
     pub limits: Limits,
     /// CMKs that cannot be used now.
     pub parking: Parking,
+    /// What operators slow this process down by.
+    pub throttles: Throttles,
     /// The compute threads.
     pub compute: Arc<rayon::ThreadPool>,
 }

@@ -95,11 +95,19 @@ async fn read_slice(
     let mut after = ticket.resume_after.clone();
     let mut page_number = 0;
     loop {
+        // Before the view is looked at, which must be young for what follows.
+        let throttles = &shared.throttles;
+        let may_read = throttles.rows(&task.org, task.job, limit.rows, &task.stop);
+        if !may_read.await {
+            let _ = done.send(Tally::cut_short(slice, page_number, after)).await;
+            return Ok(());
+        }
         // The view is as old as the oldest write made by it may be (I4).
         if shared.clock.boot().since(view.read_at) >= shared.timing.row_age() / 2 {
             match view_of(task, channel).await? {
                 Some(young) => view = young,
                 None => {
+                    throttles.unread(&task.org, task.job, limit.rows);
                     let mut tally = Tally::of_nothing(slice);
                     (tally.page, tally.after) = (page_number, after);
                     let _ = done.send(tally).await;
@@ -133,6 +141,9 @@ async fn read_slice(
         let bytes: usize = page.cells.iter().map(|c| c.cell.len()).sum();
         let used_kib = bytes.div_ceil(1024).clamp(1, page_kib);
         drop(room.split(page_kib - used_kib));
+
+        let rows = page.cells.len() + usize::try_from(page.empty_rows).unwrap_or(usize::MAX);
+        throttles.unread(&task.org, task.job, limit.rows.saturating_sub(rows));
 
         let complete = page.next.is_none();
         let ends = complete || task.stopping();

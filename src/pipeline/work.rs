@@ -153,6 +153,19 @@ impl Tally {
         }
     }
 
+    /// A slice that is left off before a page, because the worker is stopping:
+    /// the records up to and with `after` are done.
+    pub fn cut_short(slice: Arc<Slice>, page: u64, after: Option<RecordId>) -> Self {
+        Self {
+            page,
+            complete: false,
+            after: after.clone(),
+            last_record: after,
+            effort: Effort::default(),
+            ..Self::of_nothing(slice)
+        }
+    }
+
     /// Counts cells that wait for a key.
     pub fn block(&mut self, rows: u64, why: Blocked) {
         self.counts.blocked += rows;

@@ -18,7 +18,7 @@ use crate::clock::SharedClock;
 use crate::crypto::Provider;
 use crate::demo::ledger::Ledger;
 use crate::ids::{CmkArn, OrgId, WorkspaceId};
-use crate::job::{JobBook, WorkerName};
+use crate::job::{JobBook, Throttles, WorkerName};
 use crate::kms::SharedKms;
 use crate::kms::audited::Audited;
 use crate::kms::budget::{BudgetSettings, Budgeted, Budgets};
@@ -177,6 +177,7 @@ impl World {
             limits,
             parking: Parking::new(clock.clone()),
             compute: self.compute.clone(),
+            throttles: Throttles::new(clock.clone(), timing().max_skew_ms, Waiting::default()),
             store,
         };
         Arc::new(Worker {
@@ -194,6 +195,7 @@ impl World {
                 receive_wait: Duration::from_secs(20),
                 kms_rate_per_s: 200.0,
             },
+            health: None,
         })
     }
 

@@ -74,6 +74,14 @@ metrics! {
     KMS_THROTTLED Counter "rekeyd_kms_throttled_total" &[],
         "Calls that a KMS answered with throttling.";
 
+    THROTTLES Gauge "rekeyd_throttles" &[("state", &["in_effect", "unreadable"])],
+        "Throttles of operators as this worker last read them.";
+    THROTTLE_WAIT_SECONDS Histogram "rekeyd_throttle_wait_seconds" &[("what", &["rows", "kms"])],
+        "How long a page of rows or a call to a KMS was held back by an operator's throttle, in seconds.";
+
+    SERVICE_HEALTHY Gauge "rekeyd_service_healthy" &[],
+        "1 while worker.health_url lets the worker go on, 0 while it holds it; absent without one.";
+
     QUEUE_MESSAGES Counter "rekeyd_queue_messages_total"
         &[("result", &["recorded", "duplicate", "refused", "error"])],
         "Messages received, by what became of them.";

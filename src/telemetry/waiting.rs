@@ -24,6 +24,10 @@ pub enum Part {
     Queue,
     /// An earlier copy of the channel that is not closed yet.
     EarlierCopy,
+    /// The operator's endpoint, which says that the service has no room.
+    ServiceHealth,
+    /// The operators' throttles, which cannot be read.
+    Throttles,
 }
 
 impl Part {
@@ -34,6 +38,8 @@ impl Part {
             Part::Kms => "waits for the KMS",
             Part::Queue => "waits for the queue",
             Part::EarlierCopy => "waits for an earlier copy of the channel to close",
+            Part::ServiceHealth => "waits for the service to have room",
+            Part::Throttles => "waits for the throttles",
         }
     }
 }

@@ -21,10 +21,10 @@ use crate::audit::{AuditError, AuditLog, Origin};
 use crate::aws::Credentials;
 use crate::clock::SharedClock;
 use crate::config::{Config, KmsKind, QueueKind};
-use crate::job::{JobBook, WorkerName};
-use crate::kms::KmsError;
+use crate::job::{JobBook, Throttles, WorkerName};
 use crate::kms::budget::Budgets;
 use crate::kms::local::{RingAdmin, RingError};
+use crate::kms::{Gated, KmsError};
 use crate::pipeline::{Limits, Parking, Shared};
 use crate::queue::QueueError;
 use crate::registry::{Registry, RegistryError, Timing};
@@ -33,7 +33,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::logs::LogError;
 use crate::telemetry::waiting::Waiting;
-use crate::worker::{Pace, Worker};
+use crate::worker::{Pace, ServiceHealth, Worker};
 
 pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
 pub use queue::{queue, queue_at, queue_facts};
@@ -194,7 +194,9 @@ pub async fn worker_on(
     let timing = registry.timing().await?;
     let queue = queue::queue_for_worker(config, clock).await?;
     let audit = audit(config, "rekeyd worker", Some(name.clone()), clock)?;
+    let throttles = Throttles::new(clock.clone(), timing.max_skew_ms, waiting.clone());
     let (kms, budgets) = kms::kms_on(&registry, waiting.clone(), config, &audit, clock).await?;
+    let kms = Arc::new(Gated::new(kms, Arc::new(throttles.clone())));
     let w = &config.worker;
     let limits = Limits {
         slices: w.slices_in_flight,
@@ -215,10 +217,19 @@ pub async fn worker_on(
         timing,
         limits,
         parking: Parking::new(clock.clone()),
+        throttles,
         compute: compute(w.rayon_threads)?,
         store,
     };
+    let (every, grace) = (w.health_poll_ms, w.health_grace_ms);
+    let (every, grace) = (Duration::from_millis(every), Duration::from_millis(grace));
+    let health = w.health_url.as_deref();
+    let health = health.and_then(|url| ServiceHealth::of(url, every, grace));
+    if health.is_some() {
+        shared.throttles.hold(Some("it was not asked yet"));
+    }
     let worker = Worker {
+        health,
         shared: Arc::new(shared),
         queue,
         name: WorkerName {

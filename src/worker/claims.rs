@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use crate::clock::BootTime;
 use crate::ids::{JobId, OrgId};
-use crate::job::{HoldError, JobRow, TaskHold, TaskRow, TaskState, Versioned, is_free};
+use crate::job::{HoldError, JobRow, Slot, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::replay;
@@ -68,6 +68,8 @@ pub(super) async fn run(
 struct Claimed {
     job: JobRow,
     hold: TaskHold,
+    // Counts it among those under way, for throttles.
+    slot: Slot,
 }
 
 /// Knows which jobs and tasks looked as if there were something to do, so that
@@ -93,8 +95,13 @@ impl Finder {
             self.turn.push_back(org.clone());
             let of_org = self.jobs.iter().filter(|job| *job.request.org() == org);
             for job in of_org.cloned().collect::<Vec<_>>() {
-                if let Some(hold) = self.claim_of(worker, job.request.job_id(), &job).await? {
-                    return Ok(Some(Claimed { job, hold }));
+                let (id, throttles) = (job.request.job_id(), &worker.shared.throttles);
+                if !throttles.may_begin(&org, id) {
+                    continue;
+                }
+                if let Some(hold) = self.claim_of(worker, id, &job).await? {
+                    let slot = throttles.begin(&org, id);
+                    return Ok(Some(Claimed { job, hold, slot }));
                 }
             }
         }
@@ -195,7 +202,7 @@ async fn run_task(
     claimed: Claimed,
     stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
-    let Claimed { job, hold } = claimed;
+    let Claimed { job, hold, slot } = claimed;
     let shared = worker.shared.clone();
     let request = &job.request;
     let (Some(round), Some(activated)) = (job.round, &job.activated) else {
@@ -240,7 +247,7 @@ async fn run_task(
         stop: stopped,
     });
     let _held = Held::new();
-    let watcher = stop_when_unwanted(&worker, &job, round.number, stop, &stop_task);
+    let watcher = stop_when_unwanted(&worker, &job, round.number, &slot, stop, &stop_task);
     let ended = async {
         tokio::select! {
             // A busy pipeline must not hold up the renewals.
@@ -307,6 +314,7 @@ async fn stop_when_unwanted(
     worker: &Worker,
     job: &JobRow,
     round: u32,
+    slot: &Slot,
     mut stop: watch::Receiver<bool>,
     stop_task: &watch::Sender<bool>,
 ) -> Result<Ended, TaskError> {
@@ -321,7 +329,7 @@ async fn stop_when_unwanted(
             // Not knowing is no reason to stop: the lease bounds it.
             Err(_) => true,
         };
-        if asked || !wanted {
+        if asked || !wanted || worker.shared.throttles.is_one_too_many(slot) {
             stop_task.send_replace(true);
             std::future::pending::<()>().await;
         }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `intake` | queue messages become recorded jobs, or dead letters |
 //! | `open_jobs` | the jobs that are not at an end |
+//! | `service_health` | the operator's endpoint that says whether the service has room |
 //! | `sweeper` | finds jobs that nobody drives |
 //! | `drive` | one job from state to state |
 //! | `preflight` | is everything as the job needs it, before anything changes |
@@ -17,6 +18,7 @@ mod intake;
 mod open_jobs;
 mod plan_round;
 mod preflight;
+mod service_health;
 mod sweeper;
 
 use std::sync::Arc;
@@ -33,6 +35,10 @@ use crate::registry::RegistryError;
 use crate::telemetry::metrics::JOB_TRANSITIONS;
 
 pub use intake::{Intake, Taken};
+pub use service_health::ServiceHealth;
+
+/// Throttles are read this often at least.
+const LOOK_AT_THROTTLES: Duration = Duration::from_secs(2);
 
 /// How a worker paces itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +65,8 @@ pub struct Worker {
     pub name: WorkerName,
     /// Its pace.
     pub pace: Pace,
+    /// Whom it asks whether the service has room, if anybody.
+    pub health: Option<ServiceHealth>,
 }
 
 /// Why a worker ended other than by being asked to.
@@ -141,7 +149,19 @@ impl Worker {
         let intake = intake::run(self.clone(), stop.clone());
         let sweeper = sweeper::run(self.clone(), stop.clone());
         let claims = claims::run(self.clone(), stop.clone());
-        let outcome = tokio::try_join!(intake, sweeper, claims).map(|_| ());
+        let shared = self.shared.clone();
+        let throttles = async {
+            let every = Duration::from_millis(self.pace.poll_ms).min(LOOK_AT_THROTTLES);
+            let keep = shared.throttles.keep(&shared.book, every, stop.clone());
+            let health = async {
+                if let Some(asked) = &self.health {
+                    service_health::run(&self, asked, stop).await;
+                }
+            };
+            tokio::join!(keep, health);
+            Ok(())
+        };
+        let outcome = tokio::try_join!(intake, sweeper, claims, throttles).map(|_| ());
         match &outcome {
             Ok(()) => tracing::info!(worker = %self.name.worker, "worker stops as asked"),
             Err(error) => tracing::error!(worker = %self.name.worker, %error, "worker stops"),

@@ -16,6 +16,7 @@
 //! | `refusals` | what may not be done, and that nothing is done |
 //! | `rig` | a data directory with an organization in it, and workers on it |
 //! | `rekey` | a job from the queue to its verdict, in both modes |
+//! | `throttles` | an operator's throttle takes effect, outlives a worker, and ends |
 //! | `watched` | a store that notes what is done to it |
 
 mod architecture;
@@ -36,4 +37,5 @@ mod rekey;
 // Shared with tests/recovery and tests/secrets, which use the rest.
 #[allow(dead_code)]
 mod rig;
+mod throttles;
 mod watched;

@@ -91,8 +91,8 @@ async fn let_go(rig: &Rig, job: &JobRow) {
 
 /// A job of another organization, from its begin to its end: the workers are at
 /// work, and so had every chance to go on with the paused one.
-async fn work_elsewhere(rig: &Rig) {
-    let other = OrgId::new("other").unwrap();
+pub async fn work_elsewhere(rig: &Rig, org: &str) {
+    let other = OrgId::new(org).unwrap();
     let scope = Scope::Canary { org: other.clone() };
     let why = Use::new(ReasonCode::Enrol, "test");
     for (cmk, is_first) in [(&rig.old, true), (&rig.new, false)] {
@@ -154,7 +154,7 @@ async fn pause_in_the_midst(rig: &Rig, message: JobMessage, pass: Pass) -> (JobR
     let checkpointed: u64 = tasks_stood.iter().map(|(_, t)| t.counts.scanned).sum();
     assert!(checkpointed > 0, "what was in flight is in a checkpoint");
 
-    work_elsewhere(rig).await;
+    work_elsewhere(rig, "other").await;
     let still = rig.book.find(job).await.unwrap().unwrap();
     assert_eq!((still.rev, &still.row), (stood.rev, &stood.row));
     assert_eq!(sent(&watched), rows, "a paused job writes nothing");
@@ -248,7 +248,7 @@ async fn a_job_is_paused_while_it_waits_too() {
     let worker = rig.worker().await;
     rig.wait_state(job, JobState::Settling).await;
     step(&rig, job, JobState::Paused, "by test: wait").await;
-    work_elsewhere(&rig).await;
+    work_elsewhere(&rig, "other").await;
     let still = rig.book.find(job).await.unwrap().unwrap().row;
     assert_eq!(still.state, JobState::Paused);
     assert!(still.lease.is_none());

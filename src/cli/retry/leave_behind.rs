@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::cli::act::Act;
+use crate::cli::act::{self, Act};
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
@@ -13,12 +13,7 @@ use crate::ids::JobId;
 use crate::job::{JobRow, JobState, LeaveBehind, Pass};
 
 pub(super) async fn run(context: &Context, id: JobId, reason: &str) -> Result<Exit, Failure> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().any(char::is_control) {
-        let what = "--reason is to say why, without control characters";
-        return Err(Failure::new(Exit::Usage, what));
-    }
-    let reason: String = reason.chars().take(200).collect();
+    let reason = act::reason(Some(reason), "")?;
     let book = context.book().await?;
     let audit = context.audit(OPERATOR)?;
     let who = who();

@@ -1,0 +1,200 @@
+//! `rekeyd workers`
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::figures;
+use crate::cli::out;
+use crate::cli::report::Failure;
+use crate::cli::throttle;
+use crate::clock::WallTime;
+use crate::ids::{JobId, OrgId};
+use crate::job::{JobBook, JobRow, Lease, TaskRow, Throttle};
+use crate::registry::{Registry, Timing};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "What stands in the leases of unfinished jobs and their tasks. A worker that \
+                  holds nothing now is not listed.\n\n\
+                  Examples:\n  rekeyd workers\n  rekeyd workers --org acme --output json"
+)]
+pub(super) struct Arguments {
+    /// What is held of this organization only.
+    #[arg(long)]
+    org: Option<OrgId>,
+}
+
+/// A worker by the leases that name it.
+#[derive(Default)]
+struct Seen {
+    newest_until_ms: u64,
+    waits: Option<String>,
+    slowed: Option<String>,
+    held: Vec<Held>,
+}
+
+/// One lease.
+struct Held {
+    job: JobId,
+    org: OrgId,
+    // The task's id and row, or `None` for the job itself.
+    task: Option<(String, TaskRow)>,
+    what: String,
+    until_ms: u64,
+}
+
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    context.run(async {
+        let store = context.store().await?;
+        let registry = Registry::new(store.clone(), context.clock.clone());
+        if let Some(org) = &arguments.org {
+            // A name that nobody entered is a slip, not an empty list.
+            registry.org(org).await?;
+        }
+        let timing = registry.timing().await?;
+        let book = JobBook::new(store, context.clock.clone());
+        let workers = find(&book, arguments.org.as_ref()).await?;
+        let now = context.clock.wall();
+        let throttles = book.throttles().await?.live(now);
+        let programs = for_programs(&workers, &throttles, &timing, now);
+        context
+            .out
+            .show(&programs, || for_people(&workers, &throttles, &timing, now))?;
+        Ok(Exit::Done)
+    })
+}
+
+async fn find(book: &JobBook, only: Option<&OrgId>) -> Result<BTreeMap<String, Seen>, Failure> {
+    let mut workers: BTreeMap<String, Seen> = BTreeMap::new();
+    for (org, id) in book.open_everywhere().await? {
+        if only.is_some_and(|only| *only != org) {
+            continue;
+        }
+        let Some(job) = book.get(&org, id).await? else {
+            continue;
+        };
+        let job = job.row;
+        if let Some(lease) = &job.lease {
+            let what = format!("drives it: {}", job.state);
+            note(&mut workers, lease, &job, None, what);
+        }
+        let Some(round) = job.round.filter(|_| job.state.has_tasks()) else {
+            continue;
+        };
+        for task in book.tasks(id, round.number).await? {
+            let Some(lease) = task.row.lease.clone() else {
+                continue;
+            };
+            let what = format!(
+                "task {}: {}, {} of {}",
+                task.id,
+                round.pass.as_str(),
+                task.row.effort.slices.min(task.row.planned),
+                figures::count(task.row.planned, "slice")
+            );
+            note(&mut workers, &lease, &job, Some((task.id, task.row)), what);
+        }
+    }
+    Ok(workers)
+}
+
+fn note(
+    workers: &mut BTreeMap<String, Seen>,
+    lease: &Lease,
+    job: &JobRow,
+    task: Option<(String, TaskRow)>,
+    what: String,
+) {
+    let seen = workers.entry(lease.worker.clone()).or_default();
+    // It says the same of itself in every row that it holds, as it is when it
+    // writes that row: so the newest counts.
+    if lease.until_ms >= seen.newest_until_ms {
+        seen.newest_until_ms = lease.until_ms;
+        seen.waits.clone_from(&lease.waits);
+        seen.slowed.clone_from(&lease.slowed);
+    }
+    seen.held.push(Held {
+        job: job.request.job_id(),
+        org: job.request.org().clone(),
+        task,
+        what,
+        until_ms: lease.until_ms,
+    });
+}
+
+/// When a lease was last renewed: each write sets its end a lease ahead.
+fn renewed_ms(until_ms: u64, timing: &Timing) -> u64 {
+    until_ms.saturating_sub(timing.lease_ms)
+}
+
+fn for_programs(
+    workers: &BTreeMap<String, Seen>,
+    throttles: &[Throttle],
+    timing: &Timing,
+    now: WallTime,
+) -> serde_json::Value {
+    let left = |until_ms: u64| until_ms.saturating_sub(now.unix_ms());
+    json!({
+        "workers": workers.iter().map(|(name, seen)| json!({
+            "worker": name,
+            "heartbeat_ms": renewed_ms(seen.newest_until_ms, timing),
+            "lapsed": left(seen.newest_until_ms) == 0,
+            "waits": seen.waits, "slowed": seen.slowed,
+            "holds": seen.held.iter().map(|held| json!({
+                "job_id": held.job, "org": held.org,
+                "task": held.task.as_ref().map(|(id, _)| id),
+                "planned": held.task.as_ref().map(|(_, row)| row.planned),
+                "slices_done": held.task.as_ref().map(|(_, row)| row.effort.slices.min(row.planned)),
+                "token": held.task.as_ref().map(|(_, row)| row.token),
+                "heartbeat_ms": renewed_ms(held.until_ms, timing),
+                "lease_left_ms": left(held.until_ms),
+            })).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "throttles": throttles,
+    })
+}
+
+fn for_people(
+    workers: &BTreeMap<String, Seen>,
+    throttles: &[Throttle],
+    timing: &Timing,
+    now: WallTime,
+) -> String {
+    let mut text = if workers.is_empty() {
+        "no worker holds a job or a task now; one that has nothing to do is not listed".to_owned()
+    } else {
+        let rows = workers.iter().flat_map(|(name, seen)| {
+            seen.held.iter().map(move |held| {
+                [
+                    figures::printable(name),
+                    held.job.to_string(),
+                    held.org.to_string(),
+                    held.what.clone(),
+                    figures::time(renewed_ms(held.until_ms, timing)),
+                    match figures::until(held.until_ms, now) {
+                        Some(left) => figures::span(left),
+                        None => "run out; others may take it".to_owned(),
+                    },
+                ]
+            })
+        });
+        let head = ["worker", "job", "org", "holds", "heartbeat", "lease left"];
+        out::table(head, rows)
+    };
+    for (name, seen) in workers {
+        for said in [&seen.waits, &seen.slowed].into_iter().flatten() {
+            text += &format!(
+                "\n{}: {}",
+                figures::printable(name),
+                figures::printable(said)
+            );
+        }
+    }
+    for row in throttles {
+        text += &format!("\nthrottled: {}", throttle::in_words(row, now));
+    }
+    text
+}
