@@ -159,6 +159,12 @@ impl Operator {
             world.replicas.set_down(replica, false);
         }
         world.keys.allow_all();
+        for (worker, _) in lock(&running.workers).iter() {
+            worker.spare();
+        }
+        for client in lock(&running.clients).iter() {
+            client.spare();
+        }
         let until = world.time.now() + PATIENCE;
         let mut rows = BTreeMap::new();
         loop {

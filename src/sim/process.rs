@@ -142,6 +142,12 @@ impl Process {
         self.state().fate = Some((gates, fate));
     }
 
+    /// Nothing will happen to it after all.
+    pub(super) fn spare(&self) {
+        let mut state = self.state();
+        (state.fate, state.fate_of_write) = (None, None);
+    }
+
     /// Something happens to it when it is about to change data.
     pub(super) fn doom_a_write(&self, fate: Fate) {
         self.state().fate_of_write = Some(fate);
