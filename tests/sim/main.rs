@@ -4,6 +4,7 @@
 
 #![cfg(debug_assertions)]
 
+use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,8 +29,10 @@ fn every_promise_is_kept_in_fresh_histories() {
         Some(_) => 1,
         None => number(HISTORIES).unwrap_or(BY_DEFAULT),
     };
-    // Not captured: a run that passes says which seeds it had as well.
-    eprintln!("simulation: seeds {first} to {}", first + (count - 1));
+    // By hand, which the test runner does not capture: a run that passes says which
+    // seeds it had as well.
+    let seeds = format!("simulation: seeds {first} to {}\n", first + (count - 1));
+    std::io::stderr().write_all(seeds.as_bytes()).unwrap();
     let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
