@@ -282,7 +282,7 @@ impl Operator {
         let mut moved = [false; CHANNELS];
         for n in 0..1 + dice.below(3) {
             if n > 0 {
-                self.clock.sleep(dice.span(1_000.0, 900_000.0)).await;
+                self.clock.sleep(dice.span(1_000.0, 450_000.0)).await;
             }
             let is_rekey = dice.chance(if copies { 0.2 } else { 0.6 });
             let mine = dice.below(CHANNELS);
@@ -368,8 +368,8 @@ fn channel(n: usize) -> ChannelId {
 /// phase or two: what it then writes goes by a route that is long over.
 fn stall_a_write(world: &Arc<World>, running: &Arc<Running>) {
     let (dice, running) = (&world.dice, running.clone());
-    let (n, span) = (dice.below(CLIENTS), dice.span(150_000.0, 450_000.0));
-    world.time.after(dice.span(1_000.0, 90_000.0), move || {
+    let (n, span) = (dice.below(CLIENTS), dice.span(70_000.0, 220_000.0));
+    world.time.after(dice.span(1_000.0, 45_000.0), move || {
         lock(&running.clients)[n].doom_a_write(Fate::Freezes(span));
     });
 }
@@ -421,8 +421,8 @@ async fn keep_client(world: Arc<World>, running: Arc<Running>, n: usize, hours: 
         });
         let plan = Plan {
             text_bytes: 5..=20,
-            vanish_after_s: 5..=900,
-            ..Plan::busy(world.dice.seed(), 0.4, targets.collect())
+            vanish_after_s: 5..=450,
+            ..Plan::busy(world.dice.seed(), 0.6, targets.collect())
         };
         let begun = tokio::select! {
             biased;
@@ -460,9 +460,9 @@ async fn keep_client(world: Arc<World>, running: Arc<Running>, n: usize, hours: 
 /// Does harm for a while: deaths, freezes, outages, revocations.
 async fn spoil(world: Arc<World>, running: Arc<Running>) {
     let dice = &world.dice;
-    let until = world.time.now() + dice.span(120_000.0, 2_400_000.0);
+    let until = world.time.now() + dice.span(60_000.0, 1_200_000.0);
     while world.time.now() < until {
-        world.time.sleep(dice.span(500.0, 60_000.0)).await;
+        world.time.sleep(dice.span(500.0, 30_000.0)).await;
         let worker = {
             let workers = lock(&running.workers);
             workers[dice.below(workers.len())].clone()
@@ -482,7 +482,7 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
                 worker.0.doom(gates, Fate::Dies);
             }
             35..55 => {
-                let span = dice.span(5_000.0, 240_000.0);
+                let span = dice.span(5_000.0, 120_000.0);
                 world.say(&format!("{} will freeze for {span:?}", worker.0.name));
                 if dice.chance(0.3) {
                     worker.0.doom_a_write(Fate::Freezes(span));
@@ -492,7 +492,7 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
                 lock(&running.tally).freezes += 1;
             }
             55..62 => {
-                let span = dice.span(20_000.0, 240_000.0);
+                let span = dice.span(10_000.0, 120_000.0);
                 world.say(&format!("{} will freeze for {span:?}", client.name));
                 if dice.chance(0.7) {
                     client.doom_a_write(Fate::Freezes(span));
@@ -508,7 +508,7 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
             66..78 => {
                 let replica = dice.below(REPLICAS);
                 if world.replicas.down().is_empty() {
-                    let span = dice.span(5_000.0, 200_000.0);
+                    let span = dice.span(5_000.0, 100_000.0);
                     world.say(&format!("replica {replica} is down for {span:?}"));
                     world.replicas.set_down(replica, true);
                     let back = world.replicas.clone();
@@ -519,7 +519,7 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
             }
             78..86 => {
                 let n = dice.below(CHANNELS);
-                let span = dice.span(5_000.0, 300_000.0);
+                let span = dice.span(5_000.0, 150_000.0);
                 world.say(&format!("channel c{n} is revoked for {span:?}"));
                 for cmk in 0..5 {
                     world.keys.deny(Denial {
@@ -533,7 +533,7 @@ async fn spoil(world: Arc<World>, running: Arc<Running>) {
             }
             86..90 => {
                 let cmk = World::cmk(dice.below(2));
-                let span = dice.span(5_000.0, 120_000.0);
+                let span = dice.span(5_000.0, 60_000.0);
                 world.say(&format!("a CMK is disabled for {span:?}"));
                 world.keys.disable(&cmk);
                 let keys = world.keys.clone();

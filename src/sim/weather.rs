@@ -6,7 +6,7 @@ use super::chance::Dice;
 
 /// How late a mutation may come to a replica at most: as a hint, or by a write
 /// that was stuck on its way. Shorter than L, as the design assumes.
-pub(super) const LATEST: Duration = Duration::from_secs(8 * 60);
+pub(super) const LATEST: Duration = Duration::from_secs(4 * 60);
 
 /// What goes wrong, and how often. Probabilities are for one call.
 #[derive(Debug, Clone, Copy)]

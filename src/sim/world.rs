@@ -30,10 +30,18 @@ use crate::store::SharedStore;
 use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
-/// The waits of every history. L is longer than anything is late.
+/// The waits of every history: in the proportions of production, and shorter,
+/// for a history costs what happens while it waits. L is longer than anything is
+/// late.
 pub(super) fn timing() -> Timing {
     Timing {
-        drain_ms: 600_000,
+        status_time_ms: 20_000,
+        request_timeout_ms: 10_000,
+        row_age_ms: 20_000,
+        lease_ms: 20_000,
+        margin_ms: 4_000,
+        grace_ms: 15_000,
+        drain_ms: 300_000,
         blocked_retry_ms: 30_000,
         blocked_retry_max_ms: 300_000,
         ..Timing::production()
