@@ -296,7 +296,7 @@ async fn a_copy_is_called_off_and_what_was_copied_is_gone() {
     let row = rows.row(job).await;
     assert_eq!(
         (row.state, row.why.as_str()),
-        (JobState::Cancelled, "not this week")
+        (JobState::Cancelled, "by operator: not this week")
     );
     b.run(DONE, &["audit", "verify"]);
 }
