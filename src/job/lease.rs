@@ -215,6 +215,7 @@ impl<T: Leased> Hold<T> {
                     let fresh: Option<Versioned<T>> =
                         self.book.read(T::TABLE, &self.partition, &held.id).await?;
                     next.rev = fresh.map_or(next.rev, |fresh| fresh.rev);
+                    self.clock.sleep(self.retry_wait()).await;
                 }
                 Err(BookError::Overtaken(id)) => return Err(HoldError::Changed(id)),
                 Err(BookError::Store(e)) if e.class == StoreErrorClass::Transient => {

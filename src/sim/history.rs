@@ -178,6 +178,10 @@ impl Operator {
             if rows.len() == jobs.len() && rows.values().all(ended) {
                 break;
             }
+            // Nothing is learned from what follows.
+            if let Some(broken) = world.replicas.broken().pop() {
+                return Err(broken);
+            }
             if world.time.now() > until {
                 let where_they_are: Vec<String> = rows
                     .values()
