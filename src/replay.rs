@@ -9,6 +9,7 @@
 use rand::distr::{Distribution, StandardUniform};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+#[cfg(debug_assertions)]
 use rand::{RngExt, SeedableRng};
 
 #[cfg(debug_assertions)]
