@@ -101,10 +101,11 @@ fn rework(stage: &mut Stage, n: usize, round: &Round, jobs: &[Asked]) -> Result<
     let Some(path) = stage.witness(n) else {
         return Ok(());
     };
-    // Nobody sealed anything in a round of rewraps.
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(_) => return Ok(()),
+        // Nobody sealed anything in a round of rewraps.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(DemoError::io("read", &path, e)),
     };
     let _ = std::fs::remove_file(&path);
     // A channel goes by several names; the ledger knows it by the first.
@@ -315,12 +316,24 @@ async fn compare(stage: &mut Stage, client: Client) -> Result<(), DemoError> {
 /// Verifies every chain of the audit log, and that they reach as far as the jobs
 /// say.
 async fn audit_log(stage: &mut Stage) -> Result<(), DemoError> {
-    let streams = stage
+    let streams: Vec<_> = stage
         .ended
         .iter()
-        .flat_map(|job| job.streams.iter().cloned());
-    let heads: Result<Vec<audit::Head>, String> = streams.map(TryInto::try_into).collect();
-    let heads = heads.unwrap_or_default();
+        .flat_map(|job| job.streams.iter().cloned())
+        .collect();
+    let mut heads: Vec<audit::Head> = Vec::new();
+    for stream in streams {
+        match stream.try_into() {
+            Ok(head) => heads.push(head),
+            // Left out, its missing file would not show.
+            Err(error) => {
+                let error: String = error;
+                stage
+                    .report
+                    .other(format!("a job names an audit stream wrongly: {error}"));
+            }
+        }
+    }
     let dir = stage.scene.config.audit.dir.clone();
     let verified = tokio::task::spawn_blocking(move || {
         audit::verify(&dir, &heads).map_err(|e| DemoError::io("read", &dir, e))

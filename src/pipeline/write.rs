@@ -101,7 +101,7 @@ async fn write_page(task: &Arc<TaskRun>, page: SealedPage) -> Result<Tally, Task
     killpoint::reach("cells_before_write");
     if planted::is(Bug::CheckpointBeforeData) {
         tally.counts.rewritten += batch.cells.len() as u64;
-        tokio::spawn(late(task.clone(), page.view, batch));
+        tokio::spawn(late(task.clone(), batch));
         return Ok(tally);
     }
     write_batch(task, &mut tally, &page.view, batch).await?;
@@ -110,13 +110,12 @@ async fn write_page(task: &Arc<TaskRun>, page: SealedPage) -> Result<Tally, Task
 }
 
 /// What [`Bug::CheckpointBeforeData`] leaves for later.
-async fn late(task: Arc<TaskRun>, view: Arc<ChannelView>, mut batch: Batch) {
+async fn late(task: Arc<TaskRun>, mut batch: Batch) {
     task.shared
         .clock
         .sleep(task.shared.timing.request_timeout())
         .await;
     let _ = send(&task, &mut batch, |_| ()).await;
-    drop(view);
 }
 
 /// Writes one batch. If the store refuses it as such, its rows go one by one,

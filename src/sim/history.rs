@@ -191,7 +191,7 @@ impl Operator {
             }
             self.clock.sleep(Duration::from_secs(20)).await;
         }
-        // Writes of the last hour by all who still write, then the end.
+        // People go on for a while over what the jobs left; then they stop.
         self.clock.sleep(Duration::from_secs(120)).await;
         running.over.cancel();
         while lock(&running.reports).len() < CLIENTS || !world.replicas.is_quiet() {
