@@ -2,26 +2,23 @@
 //! death do what they do, and at the end everything is held against the ledger.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
+use super::Outcome;
 use super::chance::Dice;
+use super::harm::{spoil, stall_a_write};
 use super::judge;
-use super::kms::Denial;
-use super::process::{Fate, Process, ProcessClock};
+use super::process::{Process, ProcessClock};
 use super::replicas::REPLICAS;
+use super::running::{Running, fresh_worker, keep_client, keep_worker, lock};
 use super::time::Time;
 use super::weather::Weather;
-use super::world::{Disk, World, timing};
-use super::{Outcome, Tally};
+use super::world::{World, timing};
 use crate::client::{Lifetime, ReasonCode, Use};
 use crate::clock::SharedClock;
 use crate::demo::ledger::{MessageName, TextId};
-use crate::demo::traffic::{Plan, Report, Target, Traffic};
 use crate::ids::{ChannelId, Hour, JobId, RecordId, WorkspaceId};
 use crate::job::{
     Cause, JobBook, JobMessage, JobRow, Mode, MoveFrom, MoveRequest, MoveTo, RekeyRequest,
@@ -32,8 +29,8 @@ use crate::registry::Registry;
 
 /// How long jobs may take once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(8 * 3600);
-const CLIENTS: usize = 2;
-const CHANNELS: usize = 3;
+pub(super) const CLIENTS: usize = 2;
+pub(super) const CHANNELS: usize = 3;
 /// How many histories are such that no write comes late: what a scan finds then
 /// was left out by a worker.
 const QUIET: f64 = 0.3;
@@ -47,24 +44,6 @@ pub(super) struct Operator {
     pub(super) clock: SharedClock,
     pub(super) registry: Registry,
     pub(super) book: JobBook,
-}
-
-/// The processes that may be hit, by what they are.
-#[derive(Default)]
-struct Running {
-    workers: Mutex<Vec<(Arc<Process>, Arc<Disk>)>>,
-    clients: Mutex<Vec<Arc<Process>>>,
-    reports: Mutex<Vec<Report>>,
-    tally: Mutex<Tally>,
-    // No write can come late in this history.
-    quiet: AtomicBool,
-    // This history is about copies and about clients that stall.
-    copies: AtomicBool,
-    over: CancellationToken,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) async fn play(time: Time, seed: u64, compute: Arc<rayon::ThreadPool>) -> Outcome {
@@ -364,197 +343,6 @@ impl Operator {
     }
 }
 
-fn channel(n: usize) -> ChannelId {
+pub(super) fn channel(n: usize) -> ChannelId {
     ChannelId::new(format!("c{n}")).expect("an id")
-}
-
-/// A client stalls in the midst of a write while a copy begins, for more than a
-/// phase or two: what it then writes goes by a route that is long over.
-fn stall_a_write(world: &Arc<World>, running: &Arc<Running>) {
-    let (dice, running) = (&world.dice, running.clone());
-    let (n, span) = (dice.below(CLIENTS), dice.span(70_000.0, 220_000.0));
-    world.time.after(dice.span(1_000.0, 45_000.0), move || {
-        lock(&running.clients)[n].doom_a_write(Fate::Freezes(span));
-    });
-}
-
-fn fresh_worker(world: &World, name: &str) -> (Arc<Process>, Arc<Disk>) {
-    (Process::new(&world.time, name), Arc::default())
-}
-
-/// Runs a worker, and another one when it has died.
-async fn keep_worker(world: Arc<World>, running: Arc<Running>, n: usize) {
-    for life in 1.. {
-        let (process, disk) = lock(&running.workers)[n].clone();
-        let worker = world.worker(&process, disk);
-        let (_ask, stop) = watch::channel(false);
-        let mut works = tokio::spawn(worker.run(stop));
-        tokio::select! {
-            biased;
-            () = process.died() => {
-                world.say(&format!("{} is dead", process.name));
-                lock(&running.tally).deaths += 1;
-                works.abort();
-                let _ = works.await;
-            }
-            ended = &mut works => {
-                process.die();
-                if let Ok(Err(error)) = ended {
-                    world.say(&format!("{} ends: {error}", process.name));
-                }
-            }
-            () = running.over.cancelled() => return works.abort(),
-        }
-        world.time.sleep(world.dice.span(100.0, 30_000.0)).await;
-        lock(&running.workers)[n] = fresh_worker(&world, &format!("worker-{n}.{life}"));
-    }
-}
-
-/// Runs an application's process, and another one when it has died.
-async fn keep_client(world: Arc<World>, running: Arc<Running>, n: usize, hours: Vec<Hour>) {
-    for life in 1.. {
-        let process = lock(&running.clients)[n].clone();
-        // The clocks of two machines differ, by less than the bound.
-        process.set_clock(world.dice.below(800) as i64 - 400);
-        let clock: SharedClock = Arc::new(ProcessClock(process.clone()));
-        let targets = (0..CHANNELS).map(|n| Target {
-            org: world.org.clone(),
-            workspace: world.workspace.clone(),
-            channel: channel(n),
-            hours: hours.clone(),
-        });
-        let plan = Plan {
-            text_bytes: 5..=20,
-            vanish_after_s: 5..=450,
-            ..Plan::busy(world.dice.seed(), 0.6, targets.collect())
-        };
-        let begun = tokio::select! {
-            biased;
-            () = process.died() => None,
-            client = world.client(&process) => client,
-        };
-        if let Some(client) = begun {
-            let stop = CancellationToken::new();
-            let traffic = Traffic::start(client, world.ledger.clone(), clock, plan, stop);
-            let at_end = tokio::select! {
-                biased;
-                () = process.died() => false,
-                () = running.over.cancelled() => true,
-            };
-            if at_end {
-                let report = traffic.stop().await.unwrap_or_default();
-                lock(&running.reports).push(report);
-                return;
-            }
-            lock(&running.tally).deaths += 1;
-            let violations = traffic.so_far().violations;
-            if !violations.is_empty() {
-                // It will have no other chance to say so.
-                lock(&running.reports).push(Report {
-                    violations,
-                    ..Report::default()
-                });
-            }
-        }
-        world.time.sleep(world.dice.span(100.0, 10_000.0)).await;
-        lock(&running.clients)[n] = Process::new(&world.time, &format!("client-{n}.{life}"));
-    }
-}
-
-/// Does harm for a while: deaths, freezes, outages, revocations.
-async fn spoil(world: Arc<World>, running: Arc<Running>) {
-    let dice = &world.dice;
-    let until = world.time.now() + dice.span(60_000.0, 1_200_000.0);
-    while world.time.now() < until {
-        world.time.sleep(dice.span(500.0, 30_000.0)).await;
-        let worker = {
-            let workers = lock(&running.workers);
-            workers[dice.below(workers.len())].clone()
-        };
-        let client = lock(&running.clients)[dice.below(CLIENTS)].clone();
-        let gates = dice.below(if dice.chance(0.5) { 8 } else { 200 }) as u32;
-        let mut what = dice.below(100);
-        if running.copies.load(Ordering::Relaxed) && dice.chance(0.6) {
-            what = 55;
-        }
-        if running.quiet.load(Ordering::Relaxed) && (55..78).contains(&what) {
-            continue;
-        }
-        match what {
-            0..35 => {
-                world.say(&format!("{} will die after {gates} calls", worker.0.name));
-                worker.0.doom(gates, Fate::Dies);
-            }
-            35..55 => {
-                let span = dice.span(5_000.0, 120_000.0);
-                world.say(&format!("{} will freeze for {span:?}", worker.0.name));
-                if dice.chance(0.3) {
-                    worker.0.doom_a_write(Fate::Freezes(span));
-                } else {
-                    worker.0.doom(gates, Fate::Freezes(span));
-                }
-                lock(&running.tally).freezes += 1;
-            }
-            55..62 => {
-                let span = dice.span(10_000.0, 120_000.0);
-                world.say(&format!("{} will freeze for {span:?}", client.name));
-                if dice.chance(0.7) {
-                    client.doom_a_write(Fate::Freezes(span));
-                } else {
-                    client.doom(gates % 8, Fate::Freezes(span));
-                }
-                lock(&running.tally).freezes += 1;
-            }
-            62..66 => {
-                world.say(&format!("{} will die", client.name));
-                client.doom(gates % 8, Fate::Dies);
-            }
-            66..78 => {
-                let replica = dice.below(REPLICAS);
-                if world.replicas.down().is_empty() {
-                    let span = dice.span(5_000.0, 100_000.0);
-                    world.say(&format!("replica {replica} is down for {span:?}"));
-                    world.replicas.set_down(replica, true);
-                    let back = world.replicas.clone();
-                    world
-                        .time
-                        .after(span, move || back.set_down(replica, false));
-                }
-            }
-            78..86 => {
-                let n = dice.below(CHANNELS);
-                let span = dice.span(5_000.0, 150_000.0);
-                world.say(&format!("channel c{n} is revoked for {span:?}"));
-                for cmk in 0..5 {
-                    world.keys.deny(Denial {
-                        cmk: World::cmk(cmk),
-                        key: "channel".to_owned(),
-                        value: channel(n).as_str().to_owned(),
-                    });
-                }
-                let keys = world.keys.clone();
-                world.time.after(span, move || keys.allow_all());
-            }
-            86..90 => {
-                let cmk = World::cmk(dice.below(2));
-                let span = dice.span(5_000.0, 60_000.0);
-                world.say(&format!("a CMK is disabled for {span:?}"));
-                world.keys.disable(&cmk);
-                let keys = world.keys.clone();
-                world.time.after(span, move || keys.allow_all());
-            }
-            90..95 => {
-                let off_ms = dice.below(800) as i64 - 400;
-                world.say(&format!(
-                    "the clock of {} is off by {off_ms} ms",
-                    worker.0.name
-                ));
-                worker.0.set_clock(off_ms);
-            }
-            _ => {
-                world.say(&format!("the disk of {} is full", worker.0.name));
-                worker.1.fill_up();
-            }
-        }
-    }
 }

@@ -18,18 +18,22 @@
 //! | `kms` | the KMS |
 //! | `queue` | the queue |
 //! | `world` | all of it together, and processes on it |
+//! | `running` | workers and applications, each followed by another when it dies |
+//! | `harm` | what is done to them |
 //! | `history` | one history from the first message to the last |
 //! | `judge` | what must be true at its end |
 //!
 //! It is left out of release builds: it can foretell nonces.
 
 mod chance;
+mod harm;
 mod history;
 mod judge;
 mod kms;
 mod process;
 mod queue;
 mod replicas;
+mod running;
 mod store;
 #[cfg(test)]
 mod tests;
