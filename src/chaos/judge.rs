@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::asks::Asked;
 use super::figures::Report;
 use super::script::{Ail, Round};
 use super::stage::{Stage, patiently};
-use super::storm::{Asked, ended_well};
+use super::storm::ended_well;
 use super::{Options, figures::Figures};
 use crate::audit;
 use crate::client::Client;

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `script` | what is to happen, from the seed alone |
 //! | `stage` | what it happens on, round after round |
+//! | `asks` | the jobs of a round, as messages |
 //! | `storm` | plays one round |
 //! | `faults` | what the KMS does meanwhile |
 //! | `judge` | holds what is there against the ledger and the guarantees |
@@ -13,6 +14,7 @@
 //!
 //! Store, workers, traffic and ledger are those of the demo.
 
+mod asks;
 mod faults;
 mod figures;
 mod judge;
