@@ -29,13 +29,26 @@ pub(super) fn run(out: Out, arguments: &Arguments) -> Result<Exit, Failure> {
 
 fn script(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(
-        shell,
-        &mut super::Arguments::command(),
-        "rekeyd",
-        &mut script,
-    );
-    String::from_utf8_lossy(&script).into_owned()
+    let mut command = super::Arguments::command();
+    clap_complete::generate(shell, &mut command, "rekeyd", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    if shell != Shell::Fish {
+        return script;
+    }
+    // For fish the crate lists hidden flags too, each on a line of its own.
+    let mut hidden = Vec::new();
+    hidden_flags(&command, &mut hidden);
+    let shows = |line: &&str| !hidden.iter().any(|flag| line.contains(flag));
+    let lines: Vec<&str> = script.lines().filter(shows).collect();
+    lines.join("\n")
+}
+
+fn hidden_flags(command: &clap::Command, hidden: &mut Vec<String>) {
+    let flags = command.get_arguments().filter(|a| a.is_hide_set());
+    hidden.extend(flags.filter_map(|a| Some(format!(" -l {} ", a.get_long()?))));
+    for inner in command.get_subcommands() {
+        hidden_flags(inner, hidden);
+    }
 }
 
 #[cfg(test)]
