@@ -66,10 +66,10 @@ mod tests {
             quoted[last],
             quoted[last - 1],
         );
-        let output = std::process::Command::new("bash")
-            .arg("-c")
-            .arg(script)
-            .output();
+        // Too long for an argument.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), script).unwrap();
+        let output = std::process::Command::new("bash").arg(file.path()).output();
         let output = output.expect("bash is there");
         assert!(
             output.stderr.is_empty(),
