@@ -9,7 +9,7 @@
 
 /// The points that a rekey comes to, in its order. Each stands before or after a
 /// durable step. A move comes to most of them too.
-pub const POINTS: [&str; 21] = [
+pub const POINTS: [&str; 22] = [
     "intake_before_record",
     "intake_before_delete",
     "job_after_claim",
@@ -29,6 +29,7 @@ pub const POINTS: [&str; 21] = [
     "checkpoint_after",
     "task_before_done",
     "task_after_done",
+    "job_after_floors",
     "job_before_transition",
     "job_after_transition",
 ];

@@ -54,6 +54,7 @@ pub struct Scan {
     org: OrgId,
     channel: Option<ChannelId>,
     consistency: Consistency,
+    as_after_the_window: bool,
     allow_list: RwLock<AllowList>,
     why: Use,
 }
@@ -218,6 +219,7 @@ impl Scan {
             org,
             channel,
             consistency: Consistency::Quorum,
+            as_after_the_window: false,
             why: Use::new(ReasonCode::Verify, "a scan on its own"),
         })
     }
@@ -227,6 +229,22 @@ impl Scan {
     pub fn at_all_replicas(mut self) -> Self {
         self.consistency = Consistency::All;
         self
+    }
+
+    /// Goes by the organization's floors even while its restore window is open:
+    /// what will be refused once it is closed counts as quarantined.
+    #[must_use]
+    pub fn as_after_the_window(mut self) -> Self {
+        self.as_after_the_window = true;
+        self
+    }
+
+    async fn view(&self, channel: &ChannelId) -> Result<ChannelView, TaskError> {
+        let mut view = self.registry.view(&self.org, channel).await?;
+        if self.as_after_the_window {
+            view.org_row.restore_window = None;
+        }
+        Ok(view)
     }
 
     /// Scans to the end. `progress` is told now and then what was found so far.
@@ -261,7 +279,7 @@ impl Scan {
     }
 
     async fn slice(&self, id: SliceId) -> Result<Found, TaskError> {
-        let view = self.registry.view(&self.org, &id.channel).await?;
+        let view = self.view(&id.channel).await?;
         let address = SliceKey::messages(&self.org, &id.channel, id.hour);
         let rows = SliceKeys::parse(&self.store.read_keys(&address).await?);
         let mut slice = SliceScan {
@@ -361,8 +379,7 @@ impl SliceScan<'_> {
                 }
                 // Given out since the view was read?
                 Ok(Admission::AboveNewest(_)) if !fresh => {
-                    let org = &self.scan.org;
-                    self.view = self.scan.registry.view(org, &self.id.channel).await?;
+                    self.view = self.scan.view(&self.id.channel).await?;
                     fresh = true;
                 }
                 // By nobody.
@@ -391,7 +408,7 @@ impl SliceScan<'_> {
             // A client may have added it since.
             self.rows = SliceKeys::parse(&scan.store.read_keys(&self.address).await?);
         }
-        let floor = self.view.org_row.wrap_floor;
+        let floor = self.view.wrap_floor();
         let choose =
             |rows: &SliceKeys, list: &AllowList| rows.wrap_to_open(id, list, floor).cloned();
         let mut row = choose(&self.rows, &*scan.allow_list.read().await);

@@ -71,7 +71,7 @@ async fn inspect(context: &Context, arguments: &Arguments) -> Result<Exit, Failu
     let address = SliceKey::messages(org, channel, *hour);
     let keys = SliceKeys::parse(&store.read_keys(&address).await?);
     let list = registry.allow_list(org).await?;
-    let wrap = keys.wrap_to_open(header.key_id, &list, view.org_row.wrap_floor);
+    let wrap = keys.wrap_to_open(header.key_id, &list, view.wrap_floor());
     let desired = view.desired();
     let current = header.epoch >= desired.cell_epoch;
     let good = wrap.as_ref().ok();

@@ -44,6 +44,7 @@ mod out;
 mod pause;
 mod progress;
 mod report;
+mod restore_window;
 mod retry;
 mod schema;
 mod schema_job;
@@ -137,6 +138,9 @@ enum Command {
     Failures(failures::Arguments),
     /// Scan an organization: does every cell open, and under which CMK is it?
     Verify(verify::Arguments),
+    /// Let a backup from before a rekey be brought in, for a while.
+    #[command(subcommand)]
+    RestoreWindow(restore_window::Command),
     /// Show one record: epoch, key, CMK, times; never its text.
     Inspect(inspect::Arguments),
     /// Check the audit log.
@@ -198,6 +202,7 @@ impl Command {
             Command::Retry(a) => retry::run(context, a),
             Command::Failures(a) => failures::run(context, a),
             Command::Verify(a) => verify::run(context, a),
+            Command::RestoreWindow(c) => restore_window::run(context, c),
             Command::Inspect(a) => inspect::run(context, a),
             Command::Audit(c) => audit::run(context, c),
             Command::Config(c) => config::run(context, c),

@@ -225,6 +225,10 @@ impl From<RegistryError> for Failure {
             RegistryError::WrongWorkspace { .. } | RegistryError::Refused(_) => {
                 Self::new(Exit::Conflict, what)
             }
+            RegistryError::WindowOpen { org, .. } => Self::new(Exit::Conflict, what)
+                .help(format!("close it with `rekeyd restore-window close {org}`")),
+            RegistryError::NoWindow(org) => Self::new(Exit::Conflict, what)
+                .help(format!("see `rekeyd org show {org}`")),
             RegistryError::NoTiming => Self::new(Exit::NotSetUp, what).help(RUN_INIT),
             RegistryError::Contended(_) | RegistryError::NotMine(_) => Self::new(Exit::Unavailable, what).help(TRY_AGAIN),
             RegistryError::Timing(_) | RegistryError::Malformed { .. } => {

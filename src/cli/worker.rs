@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Failure};
+use crate::retry::{Decision, RetryPolicy};
 use crate::{telemetry, wiring};
 
 #[derive(clap::Args)]
@@ -44,9 +45,17 @@ async fn work(context: &Context) -> Result<Exit, Failure> {
     let mut interrupt = on(SignalKind::interrupt())?;
     telemetry::metrics::serve(config.metrics.listen)
         .map_err(|e| report::system("cannot serve the metrics", e))?;
-    // Asked by this name, so that a wrong directory is told as such.
-    let store = context.store().await?;
-    let parts = wiring::worker_on(store, config, &context.clock).await?;
+    let ready = until_there(async || {
+        // Asked by this name, so that a wrong directory is told as such.
+        let store = context.store().await?;
+        Ok(wiring::worker_on(store, config, &context.clock).await?)
+    });
+    let parts = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(Exit::Done),
+        _ = interrupt.recv() => return Ok(Exit::Done),
+        parts = ready => parts?,
+    };
     let grace = Duration::from_millis(parts.worker.shared.timing.grace_ms);
     let (ask, stop) = watch::channel(false);
     let name = &parts.worker.name.worker;
@@ -71,6 +80,35 @@ async fn work(context: &Context) -> Result<Exit, Failure> {
     parts.audit.close().await?;
     outcome?;
     Ok(Exit::Done)
+}
+
+/// How long a store or a queue that does not answer is waited for at the start.
+/// Workers are mostly started together with what they need, or while a node of it
+/// is away.
+const START: RetryPolicy = RetryPolicy {
+    base_ms: 500,
+    cap_ms: 10_000,
+    give_up_after: Duration::from_secs(120),
+};
+
+/// Tries until it works, or fails with what waiting does not mend.
+async fn until_there<T>(mut open: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let begun = tokio::time::Instant::now();
+    let mut failures = 0;
+    loop {
+        let failure = match open().await {
+            Err(failure) if failure.exit == Exit::Unavailable => failure,
+            other => return other,
+        };
+        failures += 1;
+        match START.decide(failures, begun.elapsed(), rand::random()) {
+            Decision::GiveUp => return Err(failure),
+            Decision::Wait(wait) => {
+                tracing::warn!(%failure, "the worker cannot start yet; it tries again");
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
 }
 
 /// Asks the worker to stop and waits for it. After the grace time the process

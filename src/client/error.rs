@@ -238,6 +238,8 @@ impl From<RegistryError> for ErrorKind {
             },
             RegistryError::OrgExists(_)
             | RegistryError::Refused(_)
+            | RegistryError::WindowOpen { .. }
+            | RegistryError::NoWindow(_)
             | RegistryError::NoTiming
             | RegistryError::Timing(_)
             | RegistryError::Malformed { .. } => ErrorKind::Fatal(error.to_string()),

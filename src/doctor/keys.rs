@@ -145,6 +145,22 @@ pub async fn check(asking: &Asking<'_>, entered: &Entered) -> Vec<Check> {
         },
     };
     let mut checks = Vec::new();
+    if let Some(window) = &entered.row.restore_window {
+        let mut check = Check::warning(
+            Part::Store,
+            format!(
+                "a restore window is open: readers accept what is older than the last finished \
+                 rekey, from epoch {} on",
+                window.floor
+            ),
+            format!(
+                "once a rekey after the restore is drained: rekeyd restore-window close {} --reason …",
+                entered.org
+            ),
+        );
+        check.org = Some(entered.org.to_string());
+        checks.push(check);
+    }
     for (cmk, row) in entered.list.iter() {
         for mut check in one.cmk(cmk, &row.canary_hex).await {
             // Nothing live is under a CMK that a rekey has left: its owner may

@@ -400,6 +400,7 @@ fn old_and_new_are_told_apart_by_the_registry() {
         cell_floor: Epoch::ZERO,
         wrap_floor: Epoch::ZERO,
         created_ms: 0,
+        restore_window: None,
     };
     use CmkRole::{SourceOnly, Target};
     let tell = |cmks: &[(&str, CmkRole)], asked: &[&str], moving| {

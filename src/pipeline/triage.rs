@@ -94,6 +94,7 @@ mod tests {
                 cell_floor: epoch(floor),
                 wrap_floor: Epoch::ZERO,
                 created_ms: 0,
+                restore_window: None,
             },
             channel_row: ChannelRow {
                 workspace: workspace.clone(),

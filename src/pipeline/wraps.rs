@@ -27,7 +27,7 @@ pub(super) async fn choose(
     view: &ChannelView,
     id: KeyId,
 ) -> Result<Result<KeyRowBody, CellError>, TaskError> {
-    let floor = view.org_row.wrap_floor;
+    let floor = view.wrap_floor();
     let known = task.allow_lists.known(&task.shared, &view.org).await?;
     match rows.wrap_to_open(id, &known, floor) {
         Err(CellError::CmkNotAllowed(_)) => {

@@ -61,6 +61,19 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
+    /// A backup is being brought in already.
+    #[error("the restore window of `{org}` is open already: {by} opened it, {reason:?}")]
+    WindowOpen {
+        /// The organization.
+        org: OrgId,
+        /// Who opened it.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no window to close.
+    #[error("the restore window of `{0}` is not open")]
+    NoWindow(OrgId),
     /// The caller no longer drives the job.
     #[error("job {0} is driven by another worker now")]
     NotMine(JobId),

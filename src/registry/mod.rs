@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `authority` | who may ask for what, and the batch that makes it so |
 //! | `error` | why the registry does not do what it is asked |
+//! | `floors` | what readers refuse as rolled back, and the window for a backup |
 //! | `moves` | the same as `authority` for channel moves, and the phases of a copy |
 //! | `route` | where a channel's records are read, written and deleted now |
 //! | `rows` | the rows of an organization's partition |
@@ -13,6 +14,7 @@
 
 mod authority;
 mod error;
+mod floors;
 mod moves;
 mod route;
 mod rows;
@@ -22,12 +24,13 @@ mod timing;
 mod view;
 
 pub use error::{Refusal, RegistryError};
+pub use floors::Raised;
 pub use moves::{CalledOff, Stepped};
 pub use route::{Places, Route};
 pub use rows::{
     ACTIVATION_PREFIX, ActivationRow, CHANNEL_PREFIX, CMK_PREFIX, CONSENT_PREFIX, ChannelName,
     ChannelRow, CmkAccess, CmkRole, CmkRow, ConsentRow, CopyPhase, Incoming, MOVE_PREFIX, MoveRow,
-    ORG_ROW, OrgRow, Origin, Outgoing,
+    ORG_ROW, OrgRow, Origin, Outgoing, RestoreWindow,
 };
 pub use timing::{Timing, TimingError};
 pub use view::{AllowList, ChannelView, Desired};
@@ -121,6 +124,7 @@ impl Registry {
             cell_floor: Epoch::ZERO,
             wrap_floor: Epoch::ZERO,
             created_ms: now,
+            restore_window: None,
         };
         let cmk_row = self.cmk_row(access, canary, who);
         let writes = [insert(ORG_ROW, &row), insert(&cmk_id(cmk), &cmk_row)];

@@ -407,21 +407,6 @@ impl Registry {
         }
     }
 
-    /// A channel's row with the revision it is at.
-    async fn channel_row(
-        &self,
-        org: &OrgId,
-        channel: &ChannelId,
-    ) -> Result<(ControlRow, ChannelRow), RegistryError> {
-        let id = channel_id(channel);
-        let rows = self.get(org, &[&id]).await?;
-        let row = find(&rows, &id).ok_or_else(|| RegistryError::UnknownChannel {
-            org: org.clone(),
-            channel: channel.clone(),
-        })?;
-        Ok((row.clone(), parse(org.as_str(), row)?))
-    }
-
     async fn end(&self, request: &MoveRequest, name: &ChannelName) -> Result<End, RegistryError> {
         let org = &name.org;
         let channel = channel_id(&name.channel);

@@ -41,6 +41,41 @@ pub struct OrgRow {
     pub wrap_floor: Epoch,
     /// When the organization was entered, Unix milliseconds.
     pub created_ms: u64,
+    /// While it is there, readers accept what the floors would refuse; see
+    /// [`RestoreWindow`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_window: Option<RestoreWindow>,
+}
+
+impl OrgRow {
+    /// A floor as readers go by it now.
+    pub(super) fn in_force(&self, floor: Epoch) -> Epoch {
+        match &self.restore_window {
+            Some(window) => floor.min(window.floor),
+            None => floor,
+        }
+    }
+
+    /// Readers refuse wraps below this epoch as rolled back.
+    pub fn wrap_floor_in_force(&self) -> Epoch {
+        self.in_force(self.wrap_floor)
+    }
+}
+
+/// Opened by an operator who brings in a backup from before a rekey: until it is
+/// closed, readers accept cells and wraps from `floor` on. The floors themselves
+/// stay, and may rise meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreWindow {
+    /// The epoch from which on cells and wraps are accepted.
+    pub floor: Epoch,
+    /// Who opened it.
+    pub opened_by: String,
+    /// When, Unix milliseconds.
+    pub opened_ms: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// A channel: where it belongs and where its records are.

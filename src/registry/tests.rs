@@ -1,5 +1,6 @@
 //! The registry on the embedded store.
 
 mod bench;
+mod floors;
 mod moves;
 mod route;

@@ -71,7 +71,13 @@ impl ChannelView {
 
     /// Cells below this epoch are refused as rolled back.
     pub fn floor(&self) -> Epoch {
-        self.org_row.cell_floor.max(self.channel_row.floor)
+        let floor = self.org_row.cell_floor.max(self.channel_row.floor);
+        self.org_row.in_force(floor)
+    }
+
+    /// Wraps below this epoch are refused as rolled back.
+    pub fn wrap_floor(&self) -> Epoch {
+        self.org_row.wrap_floor_in_force()
     }
 
     /// Whether another view says the same of what should be and where. The age

@@ -23,6 +23,7 @@ use tracing::Instrument;
 
 use crate::audit::{Record, RecordType};
 use crate::clock::WallTime;
+use crate::ids::OrgId;
 use crate::job::{
     Counts, HoldError, JobHold, JobMessage, JobRow, JobState, Pass, Round, TaskRow, Verdict,
     Versioned,
@@ -31,7 +32,7 @@ use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
 use crate::pipeline::patiently;
 use crate::planted::{self, Bug};
-use crate::registry::{CopyPhase, RegistryError};
+use crate::registry::{CopyPhase, Raised, RegistryError};
 use crate::telemetry::waiting::Part;
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
@@ -524,6 +525,22 @@ impl Driver<'_> {
         why.job = Some(job.request.job_id());
         why.requested_by = Some(job.request.requested_by().to_owned());
         why
+    }
+
+    /// Records what became of floors that were to be raised to the job's epoch.
+    fn note_floors(&self, job: &JobRow, org: &OrgId, raised: &Raised) {
+        match raised {
+            Raised::Yes => {
+                let mut record = Record::registry(org, "raise_floors", None, &self.why(job));
+                record.cell_epoch = job.activated.as_ref().map(|activated| activated.epoch);
+                self.worker.shared.audit.record(record);
+            }
+            Raised::CopyUnderWay(channel) => tracing::info!(
+                %channel,
+                "floors stay as they are: the channel's copy is not closed"
+            ),
+            Raised::NoChannel => {}
+        }
     }
 
     fn note_scan(&self, job: &JobRow, action: &'static str, counts: &Counts) {

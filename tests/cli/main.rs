@@ -5,6 +5,7 @@ mod bench;
 mod moves;
 mod ops;
 mod packaging;
+mod restore;
 mod steer;
 
 use bench::{Bench, sample_export};

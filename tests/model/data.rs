@@ -111,6 +111,7 @@ fn view() -> ChannelView {
             cell_floor: Epoch::ZERO,
             wrap_floor: Epoch::ZERO,
             created_ms: 0,
+            restore_window: None,
         },
         channel_row: ChannelRow {
             workspace: workspace.clone(),

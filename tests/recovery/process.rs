@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -68,14 +68,19 @@ impl Process {
     }
 
     /// Waits until it listens for signals; before that any process dies of one.
-    async fn works(&self) {
-        let waited = tokio::time::timeout(PATIENCE, async {
-            let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
-            while !log().contains(" works on ") {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        waited.await.expect("the worker starts");
+    async fn works(&mut self) {
+        let begin = Instant::now();
+        let log = self.log.clone();
+        let log = || std::fs::read_to_string(&log).unwrap_or_default();
+        while !log().contains(" works on ") {
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begin.elapsed() < PATIENCE,
+                "the worker starts ({ended:?}):\n{}",
+                self.last_words()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Asks it to stop and sees that it ends well.

@@ -6,6 +6,7 @@
 //! | `backend` | the parts that a rig stands on: the embedded ones |
 //! | `blocked` | what cannot be rewritten is parked or left, never hidden |
 //! | `doctor` | each CMK is tried, and what is wrong with it is named |
+//! | `floors` | what a finished job left behind cannot be put back |
 //! | `holding` | what a channel holds, read by hand |
 //! | `invariants` | those that no test of another file is named after |
 //! | `move_overlaps` | moves that overlap with other jobs, are refused or called off |
@@ -25,6 +26,7 @@ mod architecture;
 mod backend;
 mod blocked;
 mod doctor;
+mod floors;
 mod holding;
 mod invariants;
 mod move_overlaps;

@@ -46,9 +46,10 @@ pub(super) async fn one(context: &Context, org: &OrgId) -> Result<Exit, Failure>
         "org": org, "cmk": row.cmk,
         "cell_epoch": row.cell_epoch, "wrap_epoch": row.wrap_epoch, "last_epoch": row.last_epoch,
         "cell_floor": row.cell_floor, "wrap_floor": row.wrap_floor,
+        "restore_window": row.restore_window,
         "created_ms": row.created_ms, "cmks": cmks, "open_jobs": open,
         "channels": channels.iter().map(|(id, c)| json!({
-            "channel": id, "workspace": c.workspace, "place": c.place, "epoch": c.epoch,
+            "channel": id, "workspace": c.workspace, "place": c.place, "epoch": c.epoch, "floor": c.floor,
             "outgoing": c.outgoing, "incoming": c.incoming, "came_from": c.came_from,
         })).collect::<Vec<_>>(),
         "consents": consents.iter().map(|c| json!({
@@ -62,6 +63,16 @@ pub(super) async fn one(context: &Context, org: &OrgId) -> Result<Exit, Failure>
             figures::time(row.created_ms), row.cell_epoch, row.wrap_epoch, row.last_epoch,
             row.cell_floor, row.wrap_floor,
         );
+        if let Some(window) = &row.restore_window {
+            text += &format!(
+                "a restore window is open since {}: readers accept what is older, from epoch {} on\n\
+                 opened by {}: {}\n\n",
+                figures::time(window.opened_ms),
+                window.floor,
+                figures::printable(&window.opened_by),
+                figures::printable(&window.reason),
+            );
+        }
         text += &out::table(
             ["cmk", "role", "entered", "by"],
             list.iter().map(|(cmk, c)| {

@@ -101,7 +101,7 @@ impl Inner {
         // Rows are read for each look-up and not cached: they are read once for
         // a key's life, and a row is durable before a cell that names it (I11).
         let keys = SliceKeys::parse(&self.store.read_keys(&slice).await?);
-        let floor = view.org_row.wrap_floor;
+        let floor = view.wrap_floor();
         let mut allowed = self.allow_list(&view.org, false).await?;
         if let Err(CellError::CmkNotAllowed(_)) = keys.wrap_to_open(key_id, &allowed, floor) {
             allowed = self.allow_list(&view.org, true).await?;

@@ -269,6 +269,7 @@ impl Driver<'_> {
                 left_behind: 0,
             },
         };
+        self.raise_channel_floor(job, request).await?;
         self.end(job, &verdict, &sum, 0).await
     }
 
@@ -321,12 +322,37 @@ impl Driver<'_> {
             .advance_copy(request, CopyPhase::Closed, || self.hold.is_trusted())
             .await?;
         killpoint::reach("move_after_phase");
+        // Not before the copy is closed: its sweep was the last to find what is
+        // older.
+        self.raise_channel_floor(job, request).await?;
         let verdict = Verdict::Moved {
             from: request.source(),
             to: request.destination(),
             left_behind,
         };
         self.end(job, &verdict, &sum, left_behind).await
+    }
+
+    /// Nothing below the move's epoch is left where the channel is now.
+    async fn raise_channel_floor(
+        &self,
+        job: &JobRow,
+        request: &MoveRequest,
+    ) -> Result<(), WorkerError> {
+        let Some(activated) = &job.activated else {
+            return Ok(());
+        };
+        let (to, epoch) = (request.destination(), activated.epoch);
+        let trusted = || self.hold.is_trusted();
+        let raised = self
+            .worker
+            .shared
+            .registry
+            .raise_channel_floor((&to.org, &to.channel), request.job_id, epoch, trusted)
+            .await?;
+        killpoint::reach("job_after_floors");
+        self.note_floors(job, &to.org, &raised);
+        Ok(())
     }
 
     /// Whether the source is still being filled by the sweep of an earlier copy,

@@ -75,6 +75,7 @@ impl Driver<'_> {
             // From here on no job can make it active, so this look is the last.
             lapsed = self.lapsed(job, request).await?;
         }
+        self.raise_floors(job, request).await?;
         let mut freed = Vec::new();
         let verdict = match lapsed {
             Some(lapsed) => lapsed,
@@ -92,6 +93,25 @@ impl Driver<'_> {
             sum.fold_into(row);
         })
         .await
+    }
+
+    /// Nothing below the job's epoch is left at any replica: what is older from
+    /// here on was put back. Before the end is recorded, as above.
+    async fn raise_floors(&self, job: &JobRow, request: &RekeyRequest) -> Result<(), WorkerError> {
+        let Some(activated) = &job.activated else {
+            return Ok(());
+        };
+        let (org, epoch) = (&request.org, activated.epoch);
+        let trusted = || self.hold.is_trusted();
+        let raised = self
+            .worker
+            .shared
+            .registry
+            .raise_floors(org, request.job_id, (request.mode, epoch), trusted)
+            .await?;
+        killpoint::reach("job_after_floors");
+        self.note_floors(job, org, &raised);
+        Ok(())
     }
 
     /// CMKs that earlier jobs led away from without coming to their end (they
