@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod aws;
+pub mod certificate;
 pub mod chaos;
 pub mod cli;
 pub mod client;

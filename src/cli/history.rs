@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::cli::certificate;
 use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
@@ -28,15 +29,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         let job = context::job(&book, id).await?.row;
         let org = job.request.org();
         let steps = book.history(org, id).await?;
-        let until_ms = if job.state.is_final() {
-            job.since_ms
-        } else {
-            u64::MAX
-        };
-        let mut throttles = book.throttle_events().await?;
-        throttles.retain(|event| {
-            event.target.applies_to(org, id) && (job.recorded_ms..=until_ms).contains(&event.at_ms)
-        });
+        let throttles = certificate::throttles(&book, &job).await?;
         let programs = json!({
             "job_id": id, "org": org, "state": job.state, "recorded_ms": job.recorded_ms,
             "requested_by": job.request.requested_by(), "reason": job.request.reason(),

@@ -17,6 +17,7 @@
 mod act;
 mod audit;
 mod cancel;
+mod certificate;
 mod chaos;
 mod completions;
 mod config;
@@ -138,6 +139,8 @@ enum Command {
     Failures(failures::Arguments),
     /// Scan an organization: does every cell open, and under which CMK is it?
     Verify(verify::Arguments),
+    /// Say in one signed document what a job was asked, what it did and what follows.
+    Report(certificate::Arguments),
     /// Let a backup from before a rekey be brought in, for a while.
     #[command(subcommand)]
     RestoreWindow(restore_window::Command),
@@ -202,6 +205,7 @@ impl Command {
             Command::Retry(a) => retry::run(context, a),
             Command::Failures(a) => failures::run(context, a),
             Command::Verify(a) => verify::run(context, a),
+            Command::Report(a) => certificate::run(context, a),
             Command::RestoreWindow(c) => restore_window::run(context, c),
             Command::Inspect(a) => inspect::run(context, a),
             Command::Audit(c) => audit::run(context, c),

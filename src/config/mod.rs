@@ -49,6 +49,9 @@ pub struct Config {
     /// Metrics.
     #[serde(default)]
     pub metrics: MetricsConfig,
+    /// Reports on jobs.
+    #[serde(default)]
+    pub report: ReportConfig,
 }
 
 /// Which store.
@@ -281,6 +284,14 @@ pub struct LogConfig {
 pub struct MetricsConfig {
     /// Where Prometheus may fetch; off if `None`.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[report]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportConfig {
+    /// The key that signs reports; they are not signed if `None`.
+    pub signing_key_file: Option<PathBuf>,
 }
 
 /// One setting as it takes effect.

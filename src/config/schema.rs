@@ -489,6 +489,13 @@ pub const KEYS: &[Key] = &[
         "",
         "Where Prometheus may fetch the metrics; off if not set.",
     ),
+    key(
+        "report.signing_key_file",
+        Kind::Path,
+        Default::None,
+        "",
+        "The Ed25519 key (PKCS#8, PEM) that `rekeyd report` signs with; reports are not signed if not set.",
+    ),
 ];
 
 /// A checked value.

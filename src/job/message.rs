@@ -278,7 +278,8 @@ impl JobMessage {
         self.to_value().to_string()
     }
 
-    fn to_value(&self) -> serde_json::Value {
+    /// The message as a JSON object.
+    pub fn to_value(&self) -> serde_json::Value {
         let (value, kind) = match self {
             JobMessage::Rekey(request) => (serde_json::to_value(request), REKEY),
             JobMessage::Move(request) => (serde_json::to_value(request), MOVE),

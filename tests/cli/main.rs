@@ -2,6 +2,7 @@
 //! directory of its own, its exit codes and its JSON.
 
 mod bench;
+mod certificate;
 mod moves;
 mod ops;
 mod packaging;
