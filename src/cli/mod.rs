@@ -13,6 +13,7 @@
 //! | `near` | the name that was probably meant |
 //! | `figures` | numbers, spans and times as people read them |
 //! | `progress` | how far a job is, in numbers and in one line |
+//! | `reference` | the command line as data, for its page and for tests of pages |
 
 mod act;
 mod audit;
@@ -44,6 +45,7 @@ mod org;
 mod out;
 mod pause;
 mod progress;
+pub mod reference;
 mod report;
 mod restore_window;
 mod retry;

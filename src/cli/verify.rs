@@ -114,9 +114,11 @@ fn for_people(found: &Found, active: &crate::ids::CmkArn) -> String {
         found.expired,
         found.empty,
     );
+    let mut by_cmk: Vec<_> = found.by_cmk.iter().collect();
+    by_cmk.sort_by_key(|(cmk, _)| *cmk != active);
     text += &out::table(
         ["cmk", "cells", "keys", "wraps", ""],
-        found.by_cmk.iter().map(|(cmk, under)| {
+        by_cmk.into_iter().map(|(cmk, under)| {
             [
                 cmk.to_string(),
                 under.cells.to_string(),

@@ -184,7 +184,9 @@ fn for_people(
         let head = ["worker", "job", "org", "holds", "heartbeat", "lease left"];
         out::table(head, rows)
     };
-    for (name, seen) in workers {
+    // What a worker said last, as long as it is there to mean it.
+    let heard = |seen: &&Seen| figures::until(seen.newest_until_ms, now).is_some();
+    for (name, seen) in workers.iter().filter(|(_, seen)| heard(seen)) {
         for said in [&seen.waits, &seen.slowed].into_iter().flatten() {
             text += &format!(
                 "\n{}: {}",

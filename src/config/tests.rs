@@ -94,11 +94,23 @@ fn the_embedded_sample_is_the_defaults() {
 #[test]
 fn the_documentation_has_every_setting_as_it_is() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    let text = std::fs::read_to_string(path).unwrap();
+    let mut text = std::fs::read_to_string(&path).unwrap();
     let table = markdown_table();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let head = table.lines().next().unwrap();
+        let from = text.find(head).unwrap();
+        let old: usize = text[from..]
+            .split_inclusive('\n')
+            .take_while(|line| line.starts_with('|'))
+            .map(str::len)
+            .sum();
+        text.replace_range(from..from + old, &table);
+        std::fs::write(&path, &text).unwrap();
+    }
     assert!(
         text.contains(&table),
-        "docs/configuration.md should have this table:\n{table}"
+        "docs/configuration.md should have this table; UPDATE_DOCS=1 cargo test --lib \
+         the_documentation_has writes it:\n{table}"
     );
     for name in OTHER_VARIABLES {
         assert!(text.contains(&format!("`{name}`")), "{name}");

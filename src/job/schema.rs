@@ -4,11 +4,16 @@
 /// The message of version 1 (JSON Schema, draft 2020-12).
 pub const MESSAGE_SCHEMA: &str = include_str!("message.schema.json");
 
+// What commands print is held to schemas by the same.
+#[cfg(test)]
+#[path = "../../tests/schema/mod.rs"]
+mod json_schema;
+
 #[cfg(test)]
 mod tests {
-    use regex_lite::Regex;
     use serde_json::{Map, Value, json};
 
+    use super::json_schema::Schema;
     use super::*;
     use crate::job::{Cause, JobMessage, Mode};
 
@@ -16,61 +21,8 @@ mod tests {
         serde_json::from_str(MESSAGE_SCHEMA).unwrap()
     }
 
-    /// JSON Schema, as much of it as the schema uses; panics at the rest.
-    fn fits(root: &Value, schema: &Value, value: &Value) -> bool {
-        let rules = schema.as_object().unwrap();
-        let text = value.as_str();
-        rules.iter().all(|(rule, want)| match rule.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "default" | "examples" | "format" => {
-                true
-            }
-            "$ref" => {
-                let at = want.as_str().unwrap().strip_prefix('#').unwrap();
-                fits(root, root.pointer(at).unwrap(), value)
-            }
-            "type" => match want.as_str().unwrap() {
-                "object" => value.is_object(),
-                "string" => value.is_string(),
-                other => panic!("type {other}"),
-            },
-            "const" => value == want,
-            "enum" => want.as_array().unwrap().contains(value),
-            "pattern" => {
-                text.is_none_or(|t| Regex::new(want.as_str().unwrap()).unwrap().is_match(t))
-            }
-            "minLength" => text.is_none_or(|t| t.chars().count() as u64 >= want.as_u64().unwrap()),
-            "maxLength" => text.is_none_or(|t| t.chars().count() as u64 <= want.as_u64().unwrap()),
-            "properties" => want.as_object().unwrap().iter().all(|(name, schema)| {
-                value
-                    .get(name)
-                    .is_none_or(|value| fits(root, schema, value))
-            }),
-            "required" => want
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|name| value.get(name.as_str().unwrap()).is_some()),
-            "additionalProperties" => {
-                assert_eq!(want, &json!(false));
-                let known = rules["properties"].as_object().unwrap();
-                value
-                    .as_object()
-                    .is_none_or(|all| all.keys().all(|name| known.contains_key(name)))
-            }
-            "if" => !fits(root, want, value) || fits(root, &rules["then"], value),
-            "then" => true,
-            // As in the standard: exactly one of them.
-            "oneOf" => {
-                let of = want.as_array().unwrap();
-                of.iter().filter(|one| fits(root, one, value)).count() == 1
-            }
-            other => panic!("the schema uses `{other}`; this test does not know it"),
-        })
-    }
-
     fn agree(value: &Value) -> bool {
-        let schema = schema();
-        let by_schema = fits(&schema, &schema, value);
+        let by_schema = Schema::new(schema()).misfit(value).is_none();
         let parsed = JobMessage::parse(&value.to_string());
         assert_eq!(by_schema, parsed.is_ok(), "{value}: {parsed:?}");
         by_schema

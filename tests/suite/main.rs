@@ -5,6 +5,7 @@
 //! | `architecture` | the source against ARCHITECTURE.md |
 //! | `backend` | the parts that a rig stands on: the embedded ones |
 //! | `blocked` | what cannot be rewritten is parked or left, never hidden |
+//! | `docs` | pages that are made from the code, and the links between pages |
 //! | `doctor` | each CMK is tried, and what is wrong with it is named |
 //! | `floors` | what a finished job left behind cannot be put back |
 //! | `holding` | what a channel holds, read by hand |
@@ -25,6 +26,7 @@ mod architecture;
 #[allow(dead_code)]
 mod backend;
 mod blocked;
+mod docs;
 mod doctor;
 mod floors;
 mod holding;

@@ -45,7 +45,8 @@ fn state(state: CmkState) -> &'static str {
 }
 
 pub(super) fn list(context: &Context) -> Result<(), Failure> {
-    let keys = context.ring()?.list()?;
+    let mut keys = context.ring()?.list()?;
+    keys.sort_by_key(|key| (key.created_ms, key.cmk.clone()));
     context.out.show(&json!({"cmks": keys}), || {
         if keys.is_empty() {
             return "no CMKs yet; make one with `rekeyd kms create-key`".to_owned();

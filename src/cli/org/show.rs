@@ -73,9 +73,11 @@ pub(super) async fn one(context: &Context, org: &OrgId) -> Result<Exit, Failure>
                 figures::printable(&window.reason),
             );
         }
+        let mut by_time: Vec<_> = list.iter().collect();
+        by_time.sort_by_key(|(cmk, c)| (**cmk != row.cmk, c.entered_ms));
         text += &out::table(
             ["cmk", "role", "entered", "by"],
-            list.iter().map(|(cmk, c)| {
+            by_time.into_iter().map(|(cmk, c)| {
                 [
                     cmk.to_string(),
                     role(c.role, *cmk == row.cmk).to_owned(),
