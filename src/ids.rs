@@ -97,8 +97,10 @@ macro_rules! text_id {
     };
 }
 
+mod digest;
 mod role;
 
+pub use digest::Sha256Hex;
 pub use role::{ExternalId, RoleArn};
 
 text_id!(

@@ -22,6 +22,7 @@ pub mod keys;
 pub mod killpoint;
 pub mod kms;
 pub mod pipeline;
+pub mod plan;
 pub mod planted;
 pub mod queue;
 pub mod registry;

@@ -38,6 +38,9 @@ pub(super) async fn measure(rig: &Rig, options: &Options) {
         cause: None,
         not_before: None,
         not_after: None,
+        window: None,
+        priority: None,
+        plan: None,
     };
     let job = request.job_id;
     let message = JobMessage::Move(request).to_json();

@@ -7,6 +7,7 @@ use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
+use crate::cli::planned;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{Throttle, ThrottleEvent, Transition};
@@ -34,6 +35,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             "job_id": id, "org": org, "state": job.state, "recorded_ms": job.recorded_ms,
             "requested_by": job.request.requested_by(), "reason": job.request.reason(),
             "history": steps, "throttles": throttles,
+            "plan": planned::for_programs(&job, context.clock.wall()),
         });
         context.out.show(&programs, || {
             let mut rows = vec![(
@@ -50,13 +52,16 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             rows.extend(throttles.iter().map(of_throttle));
             // Stable: steps of the same millisecond stay in their order.
             rows.sort_by_key(|row| row.0);
-            out::table(
+            let plan = planned::in_words(&job, context.clock.wall());
+            let plan = plan.map_or(String::new(), |plan| format!("\nplan {plan}"));
+            let table = out::table(
                 ["when", "what", "who", "why"],
                 rows.into_iter().map(|(at_ms, what, who, why)| {
                     let who = figures::printable(&who);
                     [figures::time(at_ms), what, who, figures::printable(&why)]
                 }),
-            )
+            );
+            table + &plan
         })?;
         Ok(Exit::Done)
     })

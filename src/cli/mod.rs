@@ -12,6 +12,7 @@
 //! | `out` | tables, lines and JSON on standard output |
 //! | `near` | the name that was probably meant |
 //! | `figures` | numbers, spans and times as people read them |
+//! | `planned` | the plan a job was asked for with, beside what happened |
 //! | `progress` | how far a job is, in numbers and in one line |
 //! | `reference` | the command line as data, for its page and for tests of pages |
 
@@ -44,6 +45,9 @@ mod near;
 mod org;
 mod out;
 mod pause;
+mod plan;
+mod planned;
+mod policy;
 mod progress;
 pub mod reference;
 mod report;
@@ -115,6 +119,12 @@ enum Command {
     /// Bring messages in from elsewhere.
     #[command(subcommand)]
     Import(import::Command),
+    /// Say what a rekey or a move would come to, before it is asked for.
+    #[command(subcommand)]
+    Plan(plan::Command),
+    /// Print what revokes data by key policy.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Ask for a rekey or for a move of a channel.
     #[command(subcommand)]
     Enqueue(enqueue::Command),
@@ -182,6 +192,7 @@ impl Command {
             Command::Explain(a) => Some(explain::run(out, a)),
             Command::Completions(a) => Some(completions::run(out, a)),
             Command::Man(a) => Some(man::run(out, a)),
+            Command::Policy(c) => Some(policy::run(out, c)),
             _ => None,
         }
     }
@@ -195,6 +206,8 @@ impl Command {
             Command::Org(c) => org::run(context, c),
             Command::Kms(c) => kms::run(context, c),
             Command::Enqueue(c) => enqueue::run(context, c),
+            Command::Plan(c) => plan::run(context, c),
+            Command::Policy(c) => policy::run(context.out, c),
             Command::Jobs(a) => jobs::run(context, a),
             Command::Status(a) => status::run(context, a),
             Command::History(a) => history::run(context, a),

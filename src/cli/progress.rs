@@ -276,10 +276,19 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
     {
         return until("not_before", "is not to begin", at);
     }
+    if let (false, Some(at)) = (
+        job.state == JobState::Blocked,
+        job.closed_until_ms(now.unix_ms()),
+    ) {
+        return until("window", "its window is closed", at);
+    }
     // Tasks go on without the one who drives the job, so they are asked too.
     let held = tasks.iter().any(|task| !is_free(task, now.unix_ms()));
     // A worker gives a job back until there is something to do for it.
-    let due_ms = job.rests_until_ms().unwrap_or(0).max(job.since_ms);
+    let due_ms = job
+        .rests_until_ms(now.unix_ms())
+        .unwrap_or(0)
+        .max(job.since_ms);
     let late = now.unix_ms() >= due_ms.saturating_add(UNCLAIMED_MS);
     if is_free(job, now.unix_ms()) && !held && late {
         return plain(
@@ -401,7 +410,10 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{BlockedSlice, CopyProgress, Effort, JobMessage, Round, SliceId};
+    use crate::epoch::Epoch;
+    use crate::job::{
+        Activated, BlockedSlice, CopyProgress, Effort, JobMessage, Round, SliceId, Window,
+    };
     use proptest::prelude::*;
 
     fn job(state: JobState) -> JobRow {
@@ -410,45 +422,22 @@ mod tests {
             "to_cmk":"arn:aws:kms:local:000000000000:key/b","requested_by":"ops"}"#,
         )
         .unwrap();
-        JobRow {
-            request,
-            body_sha256: String::new(),
-            recorded_ms: 0,
-            state,
-            since_ms: 1_000_000,
-            why: "2 slices revoked".into(),
-            transitions: 0,
-            token: 1,
-            lease: Some(Lease {
-                worker: "w".into(),
-                until_ms: u64::MAX,
-                waits: None,
-                slowed: None,
-            }),
-            activated: None,
-            estimate: None,
-            rounds: 1,
-            rewrite_round: 1,
-            round: Some(Round {
-                number: 1,
-                pass: Pass::Rewrite,
-                tasks: Some(1),
-                slices: 1024,
-            }),
-            preflights: 0,
-            retry_ms: None,
-            drain_until_ms: None,
-            rewriting: Counts::default(),
-            proof: Counts::default(),
-            effort: Effort::default(),
-            takeovers: 0,
-            streams: Vec::new(),
-            blocked_slices: 0,
-            verdict: None,
-            freed: Vec::new(),
-            copy: None,
-            paused_from: None,
-        }
+        let mut row = JobRow::recorded(&request, "", 0, "2 slices revoked");
+        (row.state, row.since_ms, row.token) = (state, 1_000_000, 1);
+        (row.rounds, row.rewrite_round) = (1, 1);
+        row.lease = Some(Lease {
+            worker: "w".into(),
+            until_ms: u64::MAX,
+            waits: None,
+            slowed: None,
+        });
+        row.round = Some(Round {
+            number: 1,
+            pass: Pass::Rewrite,
+            tasks: Some(1),
+            slices: 1024,
+        });
+        row
     }
 
     fn task(state: TaskState, planned: u64, done: u64, blocked: usize) -> TaskRow {
@@ -575,6 +564,60 @@ mod tests {
             line.ends_with("blocked: 2 slices revoked; tried again in 40 s"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_closed_window_is_waited_for_and_named() {
+        // 1970-01-01T00:17 UTC; opens at two o'clock.
+        let window = Window::new("0 2 * * *", "UTC", 60).unwrap();
+        let waits = |state, pass| {
+            let mut job = job(state);
+            let JobMessage::Rekey(request) = &mut job.request else {
+                unreachable!("the job of these tests is a rekey");
+            };
+            request.window = Some(window.clone());
+            job.lease = None;
+            job.round = job.round.map(|round| Round { pass, ..round });
+            job.activated = Some(Activated {
+                epoch: Epoch::FIRST,
+                from_cmk: "arn:aws:kms:local:000000000000:key/a".parse().unwrap(),
+                at_ms: 0,
+            });
+            (
+                job.is_due(NOW.unix_ms()),
+                Progress::of(&job, &[], &Timing::demo(), NOW).waits,
+            )
+        };
+        for (state, pass) in [
+            (JobState::Queued, Pass::Rewrite),
+            (JobState::Preflight, Pass::Rewrite),
+            (JobState::Rewriting, Pass::Rewrite),
+            (JobState::Verifying, Pass::Verify),
+            (JobState::Verified, Pass::Verify),
+        ] {
+            let (due, waits) = waits(state, pass);
+            let waits = waits.unwrap();
+            assert!(!due, "{state}");
+            assert_eq!((waits.code, waits.until_ms), ("window", Some(7_200_000)));
+            assert_eq!(
+                waits.words,
+                "its window is closed until 1970-01-01T02:00:00Z (1 h 43 m)"
+            );
+        }
+        // What has begun goes on outside.
+        for (state, pass) in [
+            (JobState::Activating, Pass::Rewrite),
+            (JobState::Settling, Pass::Rewrite),
+            (JobState::Draining, Pass::Drain),
+            (JobState::Blocked, Pass::Sweep),
+        ] {
+            let (due, waits) = waits(state, pass);
+            assert!(due, "{state}");
+            assert_ne!(waits.map(|w| w.code), Some("window"), "{state}");
+        }
+        let (due, blocked) = waits(JobState::Blocked, Pass::Rewrite);
+        assert!(!due, "its tasks are not taken");
+        assert_eq!(blocked.unwrap().code, "blocked");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
+use crate::cli::planned;
 use crate::cli::progress::{Progress, Speed};
 use crate::cli::report::Failure;
 use crate::cli::throttle;
@@ -263,6 +264,8 @@ impl<'a> Status<'a> {
             "copy": job.copy, "paused_from": job.paused_from, "activated": job.activated,
             "requested_by": job.request.requested_by(), "reason": job.request.reason(),
             "recorded_ms": job.recorded_ms, "estimate": job.estimate,
+            "plan": planned::for_programs(job, self.context.clock.wall()),
+            "window": job.request.window(), "priority": job.request.priority(),
             "driven_by": driven_by.map(|lease| &lease.worker),
             "progress": progress,
             "rewriting": job.rewriting, "proof": job.proof, "effort": job.effort,
@@ -312,9 +315,16 @@ impl<'a> Status<'a> {
         if let Some(lease) = job.lease.as_ref().filter(|_| !is_free(job, now.unix_ms())) {
             rows.push(("driven by", figures::printable(&lease.worker)));
         }
+        if let Some(window) = job.request.window() {
+            rows.push(("window", window.to_string()));
+        }
+        if job.request.priority() != 0 {
+            rows.push(("priority", job.request.priority().to_string()));
+        }
         if !job.state.is_final() {
             rows.push(("progress", progress.line(job)));
         }
+        rows.extend(planned::in_words(job, now).map(|plan| ("plan", plan)));
         if job.rewriting.scanned > 0 {
             rows.push(("rewriting", counts(&job.rewriting)));
         }
@@ -359,6 +369,10 @@ fn next(job: &JobRow) -> Option<String> {
     let id = job.request.job_id();
     match job.state {
         JobState::Paused => Some(format!("rekeyd resume {id}")),
+        // Nothing was begun: no slice waits, and the reason has its own command.
+        JobState::Blocked if job.activated.is_none() => {
+            Some(format!("when the cause is gone, rekeyd retry {id}"))
+        }
         JobState::Blocked => {
             let mut next =
                 format!("rekeyd failures {id}; when the cause is gone, rekeyd retry {id}");

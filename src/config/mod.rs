@@ -42,6 +42,8 @@ pub struct Config {
     pub aws: AwsConfig,
     /// The audit log.
     pub audit: AuditConfig,
+    /// What plans reckon with.
+    pub plan: PlanConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// Logs.
@@ -224,6 +226,16 @@ pub struct AwsConfig {
 pub struct AuditConfig {
     /// Where the log's files go.
     pub dir: PathBuf,
+}
+
+/// `[plan]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanConfig {
+    /// List price of 10,000 calls of the KMS, US dollars.
+    pub kms_price_per_10k_usd: String,
+    /// The day of that price list.
+    pub price_date: String,
 }
 
 /// `[worker]`.

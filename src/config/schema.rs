@@ -70,6 +70,10 @@ pub enum Kind {
     PlainUrl,
     /// Hosts, each with or without a port, with commas between.
     Hosts,
+    /// An amount of money: at most six digits before and after the point.
+    Amount,
+    /// A day.
+    Day,
 }
 
 /// What a setting is where nobody sets it.
@@ -378,6 +382,20 @@ pub const KEYS: &[Key] = &[
         "Where the audit log's files go.",
     ),
     key(
+        "plan.kms_price_per_10k_usd",
+        Kind::Amount,
+        Default::Text("0.03"),
+        "",
+        "List price of 10,000 calls of the KMS in US dollars, for `rekeyd plan`.",
+    ),
+    key(
+        "plan.price_date",
+        Kind::Day,
+        Default::Text("2025-06-01"),
+        "",
+        "The day of the price list that the price is from; set both when yours is newer.",
+    ),
+    key(
         "worker.id",
         Kind::Text,
         Default::None,
@@ -558,6 +576,8 @@ impl Key {
                 "a URL that begins with `http://`, without a user or password".to_owned()
             }
             Kind::Hosts => "hosts such as `10.0.0.1:9042,10.0.0.2`, with commas between".to_owned(),
+            Kind::Amount => "an amount in quotes such as `\"0.03\"`".to_owned(),
+            Kind::Day => "a day in quotes such as `\"2025-06-01\"`".to_owned(),
         }
     }
 
@@ -596,6 +616,8 @@ impl Key {
             Kind::Url => is_url(text),
             Kind::PlainUrl => text.starts_with("http://") && !text.contains('@') && is_url(text),
             Kind::Hosts => text.len() <= 4096 && text.split(',').all(is_host),
+            Kind::Amount => is_amount(text),
+            Kind::Day => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
         };
         good.then(|| Value::Text(text.to_owned()))
     }
@@ -615,6 +637,15 @@ impl Key {
     /// May it be switched off by an empty value?
     pub fn is_optional(&self) -> bool {
         matches!(self.default, Default::None)
+    }
+}
+
+/// `1`, `0.03`.
+fn is_amount(text: &str) -> bool {
+    let digits = |s: &str| (1..=6).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit());
+    match text.split_once('.') {
+        Some((whole, part)) => digits(whole) && digits(part),
+        None => digits(text),
     }
 }
 

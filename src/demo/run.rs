@@ -314,6 +314,10 @@ async fn enqueue(
         cause: None,
         not_before: None,
         not_after: None,
+        window: None,
+        priority: None,
+        plan: None,
+        accept_lifted_denies: Vec::new(),
     };
     let job = request.job_id;
     scene
@@ -362,6 +366,9 @@ async fn move_channel(
         cause: None,
         not_before: None,
         not_after: None,
+        window: None,
+        priority: None,
+        plan: None,
     };
     let message = JobMessage::Move(request.clone());
     scene.queue.send(&message.to_json()).await?;

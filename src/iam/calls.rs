@@ -15,7 +15,7 @@ pub struct Call {
     pub action: &'static str,
     /// The CMK.
     pub cmk: CmkArn,
-    /// The encryption context; `DescribeKey` has none.
+    /// The encryption context; `DescribeKey` and `GetKeyPolicy` have none.
     pub context: EncryptionContext,
 }
 
@@ -29,6 +29,10 @@ pub(super) const FROM: &str = "kms:ReEncryptFrom";
 pub(super) const TO: &str = "kms:ReEncryptTo";
 /// `kms:DescribeKey`.
 pub(super) const DESCRIBE: &str = "kms:DescribeKey";
+/// `kms:GetKeyPolicy`.
+pub(super) const POLICY: &str = "kms:GetKeyPolicy";
+/// What is asked about a CMK itself, without an encryption context.
+pub(super) const LOOKS: [&str; 2] = [DESCRIBE, POLICY];
 
 /// What a role may do with old and new CMKs under an encryption context.
 pub(super) struct Rights {
@@ -36,7 +40,7 @@ pub(super) struct Rights {
     pub on_all: &'static [&'static str],
     /// On new CMKs as well.
     pub on_new: &'static [&'static str],
-    /// Whether CMKs are described.
+    /// Whether CMKs are described and their policies read.
     pub describes: bool,
 }
 
@@ -45,7 +49,8 @@ impl Role {
     /// canaries), `pipeline/unwrap.rs` (Decrypt, GenerateDataKey),
     /// `pipeline/rewrap.rs` (ReEncrypt from each CMK to a new one, and of each
     /// new wrap onto its own CMK as the proof), `worker/drive.rs` (DescribeKey
-    /// of the old CMK for the verdict), `verify.rs` (the verifier).
+    /// of the old CMK for the verdict), `worker/drift.rs` (GetKeyPolicy),
+    /// `verify.rs` (the verifier).
     pub(super) fn rights(self) -> Rights {
         match self {
             Role::Reencrypt => Rights {
@@ -97,7 +102,9 @@ pub fn calls(role: Role, org: &OrgId, sides: &Sides, slices: &[Scope]) -> Vec<Ca
     }
     if rights.describes {
         let none = EncryptionContext::new();
-        sides.all().for_each(|cmk| put(DESCRIBE, cmk, &none));
+        for action in LOOKS {
+            sides.all().for_each(|cmk| put(action, cmk, &none));
+        }
     }
     all
 }

@@ -1,6 +1,7 @@
 //! Judges a call by policies, the way IAM documents it, for the grammar of
 //! [`Policy`]. Test support: it shows that the printed documents allow what a
-//! role calls and nothing else. It decides nothing at run time.
+//! role calls and nothing else. It decides nothing at run time; of it, only the
+//! wildcards are used elsewhere (`drift`).
 //!
 //! The rules, by the pages of the IAM User Guide that state them:
 //!
@@ -205,7 +206,7 @@ fn one_holds(
 }
 
 /// `*` is any text, `?` one character.
-fn is_like(pattern: &str, text: &str) -> bool {
+pub(super) fn is_like(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), text.chars().collect());
     // Where the last star was, and how much of the text it has taken.

@@ -8,12 +8,16 @@
 //! | `calls` | which KMS permissions each role uses, on which CMK, under which context |
 //! | `policies` | the documents that allow exactly these |
 //! | `document` | the JSON of a policy, as far as ours go |
+//! | `drift` | which Denies of one key policy another lacks |
+//! | `revoke` | the statement that revokes one channel for a span of hours |
 //! | `evaluate` | IAM's rules for such a document: allowed or denied, and by what |
 
 mod calls;
 mod document;
+pub mod drift;
 pub mod evaluate;
 mod policies;
+pub mod revoke;
 #[cfg(test)]
 mod tests;
 

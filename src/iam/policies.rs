@@ -11,11 +11,12 @@
 //! **Why there is a Deny too.** Other policies of the role, a grant or a later
 //! edit may allow more; a Deny wins over all of them. `StringNotEquals` holds
 //! where the pair is missing, so one statement denies both another organization
-//! and no organization. `DescribeKey` sends no context and stands apart from both.
+//! and no organization. `DescribeKey` and `GetKeyPolicy` send no context
+//! and stand apart from both.
 
 use crate::ids::{CmkArn, OrgId};
 
-use super::calls::DESCRIBE;
+use super::calls::LOOKS;
 use super::document::{Effect, OneOrMany, Policy, Statement};
 use super::{Role, Sides};
 
@@ -39,6 +40,8 @@ const PAIRS: [&str; 6] = [
     "organization",
     "workspace",
 ];
+/// The statement that denies a role every action which it has no use for.
+pub(super) const NOTHING_ELSE: &str = "RekeydNothingElse";
 /// What uses a CMK under a context, by wildcards where AWS may add a sibling.
 const USES: [&str; 4] = [
     "kms:Decrypt",
@@ -112,7 +115,7 @@ pub fn role_policy(role: Role, org: &OrgId, sides: &Sides) -> Policy {
         Role::Reencrypt | Role::Rewrap => sides.all().collect(),
     };
     if rights.describes {
-        statements.push(Statement::new("Describe", Effect::Allow, [DESCRIBE]).on(&touched));
+        statements.push(Statement::new("Describe", Effect::Allow, LOOKS).on(&touched));
     }
     statements.push(
         Statement::new("DenyOutsideTheOrganization", Effect::Deny, USES)
@@ -149,8 +152,8 @@ pub fn key_policies(role: Role, org: &OrgId, sides: &Sides, cast: &Cast) -> Vec<
         let mut statements = vec![within(use_it, org)];
         let mut permitted = uses.clone();
         if rights.describes {
-            permitted.push(DESCRIBE);
-            let describe = Statement::new("RekeydDescribe", Effect::Allow, [DESCRIBE]);
+            permitted.extend(LOOKS);
+            let describe = Statement::new("RekeydDescribe", Effect::Allow, LOOKS);
             statements.push(describe.about(caller).on(here));
         }
         statements.push(
@@ -170,7 +173,7 @@ pub fn key_policies(role: Role, org: &OrgId, sides: &Sides, cast: &Cast) -> Vec<
         statements.push(Statement {
             action: None,
             not_action: Some(OneOrMany::of(permitted)),
-            ..Statement::new::<&str>("RekeydNothingElse", Effect::Deny, [])
+            ..Statement::new::<&str>(NOTHING_ELSE, Effect::Deny, [])
                 .about(caller)
                 .on(here)
         });

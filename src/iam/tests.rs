@@ -199,12 +199,12 @@ fn whatever_no_role_calls_is_allowed_by_neither_document() {
                         cmk: on.clone(),
                         context: context.clone(),
                     };
-                    // DescribeKey takes no context, and the verifier's canary is
+                    // DescribeKey and GetKeyPolicy take no context, and the verifier's canary is
                     // an ordinary context of its organization.
                     let is_wanted = wanted.iter().any(|w| {
                         w.action == action
                             && w.cmk == *on
-                            && (action == "kms:DescribeKey" || own.contains(context))
+                            && (super::calls::LOOKS.contains(&action) || own.contains(context))
                     });
                     if is_wanted {
                         continue;
@@ -238,6 +238,8 @@ fn what_the_brief_of_each_role_forbids_is_forbidden_by_name() {
         (Role::Reencrypt, "kms:CreateGrant", "new"),
         (Role::Verifier, "kms:GenerateDataKey", "new"),
         (Role::Verifier, "kms:DescribeKey", "new"),
+        (Role::Verifier, "kms:GetKeyPolicy", "new"),
+        (Role::Reencrypt, "kms:PutKeyPolicy", "new"),
     ] {
         let (by_role, by_key) = ask(role, action, on);
         assert_eq!(by_role, Decision::NotAllowed, "{role:?} {action} {on}");
@@ -272,7 +274,8 @@ fn a_role_that_is_an_administrator_gets_no_more_from_the_key() {
                 for context in foreign_contexts() {
                     let request = Request::new(CUSTOMER, action, key.cmk.as_str()).under(&context);
                     let said = decide([&wide, &delegating, &key.policy], &request).unwrap();
-                    let may_describe = action == "kms:DescribeKey" && role != Role::Verifier;
+                    let looks = super::calls::LOOKS.contains(&action);
+                    let may_describe = looks && role != Role::Verifier;
                     assert!(
                         may_describe || matches!(said, Decision::Denied(_)),
                         "{role:?} {action} {context:?}: {said:?}"

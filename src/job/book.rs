@@ -7,7 +7,7 @@ mod throttles;
 use crate::clock::SharedClock;
 use crate::ids::{JobId, OrgId, RecordId};
 use crate::job::message::JobMessage;
-use crate::job::rows::{Counts, Effort, JobRow, QuarantineRow, SliceId, TaskRow, Transition};
+use crate::job::rows::{JobRow, QuarantineRow, SliceId, TaskRow, Transition};
 use crate::job::state::JobState;
 use crate::registry::{insert, update};
 use crate::store::{
@@ -112,35 +112,7 @@ impl JobBook {
         why: &str,
     ) -> Result<Recorded, BookError> {
         let now = self.clock.wall().unix_ms();
-        let row = JobRow {
-            request: request.clone(),
-            body_sha256: body_sha256.to_owned(),
-            recorded_ms: now,
-            state: JobState::Queued,
-            since_ms: now,
-            why: why.to_owned(),
-            transitions: 0,
-            token: 0,
-            lease: None,
-            activated: None,
-            estimate: None,
-            rounds: 0,
-            rewrite_round: 0,
-            round: None,
-            preflights: 0,
-            retry_ms: None,
-            drain_until_ms: None,
-            rewriting: Counts::default(),
-            proof: Counts::default(),
-            effort: Effort::default(),
-            takeovers: 0,
-            streams: Vec::new(),
-            blocked_slices: 0,
-            verdict: None,
-            freed: Vec::new(),
-            copy: None,
-            paused_from: None,
-        };
+        let row = JobRow::recorded(request, body_sha256, now, why);
         if !self.take_id(request).await? {
             return Ok(Recorded::Taken);
         }

@@ -4,14 +4,19 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{ChannelId, CmkArn, JobId, OrgId, WorkspaceId};
+use crate::ids::{ChannelId, CmkArn, JobId, OrgId, Sha256Hex, WorkspaceId};
 use crate::job::envelope;
+use crate::job::rows::Estimate;
+use crate::job::window::Window;
 use crate::kms::ReasonCode;
 use crate::queue::MAX_BODY_BYTES;
 
 /// The kinds of messages, as they are named in them.
 const REKEY: &str = "rekey";
 const MOVE: &str = "channel_move";
+
+/// Denies that one request may accept, at most.
+const MAX_DENIES: usize = 100;
 
 /// What is said of a field that is wrong, at most.
 const MAX_ERROR_CHARS: usize = 300;
@@ -51,6 +56,18 @@ pub enum Cause {
     Migration,
 }
 
+/// The plan that a job was asked for with, to be shown beside what happened. It is
+/// said by whoever asks, and nothing is decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRef {
+    /// The plan's hash, as `rekeyd plan` printed it.
+    pub sha256: Sha256Hex,
+    /// What it expected, where whoever asked had the plan and not only its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+}
+
 /// A rekey of an organization, as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +98,20 @@ pub struct RekeyRequest {
     /// Do not begin at or after this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<jiff::Timestamp>,
+    /// Act only while this is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// Among the jobs of the organization: the higher, the sooner its tasks are
+    /// taken; 0 if not given. From -100 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
+    /// The plan that was looked at before it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanRef>,
+    /// Denies of the old CMK's key policy, each by the SHA-256 of its statement,
+    /// that may be lifted: the new CMK need not have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept_lifted_denies: Vec<Sha256Hex>,
 }
 
 /// Where a channel is to be moved from. Its organization is the request's.
@@ -133,6 +164,16 @@ pub struct MoveRequest {
     /// Do not begin at or after this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<jiff::Timestamp>,
+    /// Act only while this is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// Among the jobs of the organization: the higher, the sooner its tasks are
+    /// taken; 0 if not given. From -100 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
+    /// The plan that was looked at before it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanRef>,
 }
 
 /// How a channel is moved.
@@ -165,6 +206,7 @@ impl MoveRequest {
     fn check(&self) -> Result<(), MessageError> {
         check_words(&self.requested_by, &self.reason)?;
         check_times(self.not_before, self.not_after)?;
+        check_priority(self.priority)?;
         if self.kind() == MoveKind::InPlace && self.to.workspace == self.from.workspace {
             return Err(MessageError::Contradiction(
                 "from and to are the same channel of the same workspace",
@@ -340,6 +382,31 @@ impl JobMessage {
         }
     }
 
+    /// When it may act, if not always.
+    pub fn window(&self) -> Option<&Window> {
+        match self {
+            JobMessage::Rekey(request) => request.window.as_ref(),
+            JobMessage::Move(request) => request.window.as_ref(),
+        }
+    }
+
+    /// Its rank among the jobs of its organization: the higher, the sooner.
+    pub fn priority(&self) -> i8 {
+        match self {
+            JobMessage::Rekey(request) => request.priority,
+            JobMessage::Move(request) => request.priority,
+        }
+        .unwrap_or(0)
+    }
+
+    /// The plan it was asked for with.
+    pub fn plan(&self) -> Option<&PlanRef> {
+        match self {
+            JobMessage::Rekey(request) => request.plan.as_ref(),
+            JobMessage::Move(request) => request.plan.as_ref(),
+        }
+    }
+
     /// What is asked for, in one line.
     pub fn what(&self) -> String {
         match self {
@@ -448,11 +515,28 @@ fn check_times(
     Ok(())
 }
 
+fn check_priority(priority: Option<i8>) -> Result<(), MessageError> {
+    match priority {
+        Some(priority) if !(-100..=100).contains(&priority) => Err(MessageError::Contradiction(
+            "priority must be from -100 to 100",
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl RekeyRequest {
     fn check(&self) -> Result<(), MessageError> {
         let refuse = |why| Err(MessageError::Contradiction(why));
         check_words(&self.requested_by, &self.reason)?;
         check_times(self.not_before, self.not_after)?;
+        check_priority(self.priority)?;
+        let denies = &self.accept_lifted_denies;
+        if denies.len() > MAX_DENIES {
+            return refuse("accept_lifted_denies has more than 100 entries");
+        }
+        if (1..denies.len()).any(|n| denies[n..].contains(&denies[n - 1])) {
+            return refuse("accept_lifted_denies has an entry twice");
+        }
         if self.from_cmk.as_ref() == Some(&self.to_cmk) {
             return refuse("from_cmk and to_cmk are the same key");
         }
@@ -484,6 +568,8 @@ fn written_otherwise(given: &serde_json::Value, sent: &serde_json::Value) -> Opt
             (Value::Object(_), Some(there @ Value::Object(_))) => {
                 return written_otherwise(value, there).map(|inner| format!("{name}.{inner}"));
             }
+            (Value::Number(given), Some(Value::Number(sent))) => given == sent,
+            (Value::Array(given), Some(Value::Array(sent))) => given == sent,
             _ => false,
         };
         (!same).then(|| name.clone())
@@ -495,234 +581,4 @@ fn short(value: &serde_json::Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: &str = "arn:aws:kms:local:000000000000:key/a";
-    const B: &str = "arn:aws:kms:local:000000000000:key/b";
-
-    fn message(change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> String {
-        let mut value = serde_json::json!({
-            "v": 1, "kind": "rekey", "job_id": "7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69",
-            "org": "acme", "from_cmk": A, "to_cmk": B, "requested_by": "ops@acme",
-        });
-        change(value.as_object_mut().unwrap());
-        value.to_string()
-    }
-
-    #[test]
-    fn a_good_message_parses_and_prints_the_same_request() {
-        let text = message(|m| {
-            m.insert("not_before".into(), "2026-01-01T00:00:00Z".into());
-        });
-        let parsed = JobMessage::parse(&text).unwrap();
-        assert_eq!(JobMessage::parse(&parsed.to_json()).unwrap(), parsed);
-        assert_eq!(parsed.mode(), Mode::Reencrypt);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused_by_name() {
-        let cases: Vec<(String, &str)> = vec![
-            ("{".into(), "not_json"),
-            ("[]".into(), "not_json"),
-            ("x".repeat(MAX_BODY_BYTES + 1), "too_large"),
-            (
-                message(|m| {
-                    m.insert("v".into(), 2.into());
-                }),
-                "unknown_version",
-            ),
-            (
-                message(|m| {
-                    m.remove("v");
-                }),
-                "unknown_version",
-            ),
-            (
-                message(|m| {
-                    m.insert("kind".into(), "wipe".into());
-                }),
-                "unknown_kind",
-            ),
-            (
-                message(|m| {
-                    m.insert("urgent".into(), true.into());
-                }),
-                "bad_field",
-            ),
-            (
-                message(|m| {
-                    m.remove("to_cmk");
-                }),
-                "bad_field",
-            ),
-            (
-                message(|m| {
-                    m.insert("to_cmk".into(), "alias/x".into());
-                }),
-                "bad_field",
-            ),
-            (
-                message(|m| {
-                    m.insert("org".into(), "a*".into());
-                }),
-                "bad_field",
-            ),
-            (
-                message(|m| {
-                    m.insert("mode".into(), "fast".into());
-                }),
-                "bad_field",
-            ),
-            (
-                message(|m| {
-                    m.insert("to_cmk".into(), A.into());
-                }),
-                "bad_request",
-            ),
-            (
-                message(|m| {
-                    m.insert("mode".into(), "rewrap".into());
-                }),
-                "bad_request",
-            ),
-            (
-                message(|m| {
-                    m.insert("mode".into(), "rewrap".into());
-                    m.insert("cause".into(), "suspected_compromise".into());
-                }),
-                "bad_request",
-            ),
-            (
-                message(|m| {
-                    m.insert("requested_by".into(), "".into());
-                }),
-                "bad_request",
-            ),
-            (
-                message(|m| {
-                    m.insert("reason".into(), "a\nb".into());
-                }),
-                "bad_request",
-            ),
-        ];
-        for (text, code) in cases {
-            let error = JobMessage::parse(&text).unwrap_err().to_string();
-            assert!(error.starts_with(code), "{code}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_serde_reads_in_several_ways_is_taken_in_one() {
-        let bare = "7b1f3e3856b14f3a9a0e1f2d3c4b5a69";
-        for (field, value) in [
-            ("mode", serde_json::json!({"reencrypt": null})),
-            ("cause", serde_json::json!({"scheduled": null})),
-            ("cause", serde_json::Value::Null),
-            ("from_cmk", serde_json::Value::Null),
-            ("not_before", serde_json::Value::Null),
-            ("job_id", bare.into()),
-            ("job_id", format!("urn:uuid:{bare}").into()),
-            ("job_id", format!("{{{bare}}}").into()),
-        ] {
-            let text = message(|m| {
-                m.insert(field.to_owned(), value);
-            });
-            let error = JobMessage::parse(&text).unwrap_err().to_string();
-            assert!(error.starts_with("bad_field"), "{text}: {error}");
-        }
-        let text = a_move(|m| m["from"] = serde_json::json!(["w1", "c1"]));
-        let error = JobMessage::parse(&text).unwrap_err().to_string();
-        assert!(error.starts_with("bad_field"), "{error}");
-        let capital = message(|m| {
-            let id = m["job_id"].as_str().unwrap().to_uppercase();
-            m.insert("job_id".into(), id.into());
-        });
-        JobMessage::parse(&capital).unwrap();
-    }
-
-    #[test]
-    fn an_error_is_short_however_long_the_message_is() {
-        for field in ["mode", "job_id", "org", "to_cmk", "not_before", "v", "kind"] {
-            let text = message(|m| {
-                m.insert(field.to_owned(), "x".repeat(50_000).into());
-            });
-            let error = JobMessage::parse(&text).unwrap_err().to_string();
-            assert!(error.len() < 600, "{field}: {} bytes", error.len());
-        }
-    }
-
-    fn a_move(change: impl FnOnce(&mut serde_json::Value)) -> String {
-        let mut value = serde_json::json!({
-            "v": 1, "kind": "channel_move", "job_id": "7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69",
-            "org": "acme", "from": {"workspace": "w1", "channel": "c1"},
-            "to": {"workspace": "w2", "channel": "c1"}, "requested_by": "ops@acme",
-        });
-        change(&mut value);
-        value.to_string()
-    }
-
-    #[test]
-    fn a_move_is_in_place_or_a_copy_by_its_request_alone() {
-        type Change = fn(&mut serde_json::Value);
-        let cases: [(Change, MoveKind); 4] = [
-            (|_| {}, MoveKind::InPlace),
-            (|m| m["to"]["org"] = "acme".into(), MoveKind::InPlace),
-            (|m| m["to"]["channel"] = "c2".into(), MoveKind::Copy),
-            (|m| m["to"]["org"] = "other".into(), MoveKind::Copy),
-        ];
-        for (change, kind) in cases {
-            let message = JobMessage::parse(&a_move(change)).unwrap();
-            assert_eq!(message.channel_move().unwrap().kind(), kind);
-            assert_eq!(JobMessage::parse(&message.to_json()).unwrap(), message);
-        }
-    }
-
-    #[test]
-    fn a_move_that_goes_nowhere_or_names_what_is_unknown_is_refused() {
-        type Change = fn(&mut serde_json::Value);
-        let cases: [(Change, &str); 5] = [
-            (|m| m["to"]["workspace"] = "w1".into(), "bad_request"),
-            (|m| m["to"]["channel"] = "c*".into(), "bad_field"),
-            (|m| m["from"]["hour"] = "x".into(), "bad_field"),
-            (|m| m["to_cmk"] = A.into(), "bad_field"),
-            (|m| m["requested_by"] = "".into(), "bad_request"),
-        ];
-        for (change, code) in cases {
-            let error = JobMessage::parse(&a_move(change)).unwrap_err().to_string();
-            assert!(error.starts_with(code), "{code}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_stored_request_of_before_there_were_moves_is_a_rekey() {
-        let message = JobMessage::parse(&message(|_| {})).unwrap();
-        let mut stored = serde_json::to_value(&message).unwrap();
-        assert_eq!(stored["kind"], "rekey");
-        stored.as_object_mut().unwrap().remove("kind");
-        stored.as_object_mut().unwrap().remove("v");
-        assert_eq!(
-            serde_json::from_value::<JobMessage>(stored).unwrap(),
-            message
-        );
-    }
-
-    #[test]
-    fn the_hash_is_of_the_request_and_not_of_its_spelling() {
-        let spelled = |text: &str| JobMessage::parse(text).unwrap().body_sha256();
-        let plain = message(|_| {});
-        let explicit = message(|m| {
-            m.insert("mode".into(), "reencrypt".into());
-        });
-        let spaced = serde_json::to_string_pretty(
-            &serde_json::from_str::<serde_json::Value>(&plain).unwrap(),
-        )
-        .unwrap();
-        let other = message(|m| {
-            m.insert("requested_by".into(), "eve".into());
-        });
-        assert_eq!(spelled(&plain), spelled(&explicit));
-        assert_eq!(spelled(&plain), spelled(&spaced));
-        assert_ne!(spelled(&plain), spelled(&other));
-    }
-}
+mod tests;

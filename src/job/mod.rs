@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `message` | what travels on the queue, and why a message is refused |
+//! | `cron` | a cron expression of five fields |
 //! | `envelope` | what SNS and EventBridge put around a message |
 //! | `schema` | the message as a JSON Schema, for who sends it |
 //! | `state` | the states of a job and every way from one to another |
@@ -11,8 +12,10 @@
 //! | `lease` | holding a job or a task for a bounded time |
 //! | `throttle` | what operators slow workers down by, until a given time |
 //! | `verdict` | the sentence at the end |
+//! | `window` | when a job may act |
 
 mod book;
+mod cron;
 mod envelope;
 mod lease;
 mod message;
@@ -21,11 +24,13 @@ mod schema;
 mod state;
 mod throttle;
 mod verdict;
+mod window;
 
 pub use book::{BookError, JobBook, Recorded, ThrottleRows, Versioned, task_id};
 pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free, note_stream};
 pub use message::{
-    Cause, JobMessage, MessageError, Mode, MoveFrom, MoveKind, MoveRequest, MoveTo, RekeyRequest,
+    Cause, JobMessage, MessageError, Mode, MoveFrom, MoveKind, MoveRequest, MoveTo, PlanRef,
+    RekeyRequest,
 };
 pub use rows::{
     Activated, BlockedSlice, Checkpoint, CopyProgress, Counts, Effort, Estimate, JobRow, Lease,
@@ -35,3 +40,4 @@ pub use schema::MESSAGE_SCHEMA;
 pub use state::JobState;
 pub use throttle::{Slot, Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget, Throttles};
 pub use verdict::Verdict;
+pub use window::{Opening, Window};

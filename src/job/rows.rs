@@ -8,6 +8,7 @@ use crate::epoch::Epoch;
 use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId};
 use crate::job::message::{JobMessage, Mode, MoveKind};
 use crate::job::state::JobState;
+use crate::job::window::Opening;
 use crate::registry::CopyPhase;
 
 /// Who holds a job or a task, and until when.
@@ -287,6 +288,39 @@ pub struct JobRow {
 }
 
 impl JobRow {
+    /// A job as it stands when it is recorded, Unix milliseconds.
+    pub fn recorded(request: &JobMessage, body_sha256: &str, now_ms: u64, why: &str) -> Self {
+        Self {
+            request: request.clone(),
+            body_sha256: body_sha256.to_owned(),
+            recorded_ms: now_ms,
+            state: JobState::Queued,
+            since_ms: now_ms,
+            why: why.to_owned(),
+            transitions: 0,
+            token: 0,
+            lease: None,
+            activated: None,
+            estimate: None,
+            rounds: 0,
+            rewrite_round: 0,
+            round: None,
+            preflights: 0,
+            retry_ms: None,
+            drain_until_ms: None,
+            rewriting: Counts::default(),
+            proof: Counts::default(),
+            effort: Effort::default(),
+            takeovers: 0,
+            streams: Vec::new(),
+            blocked_slices: 0,
+            verdict: None,
+            freed: Vec::new(),
+            copy: None,
+            paused_from: None,
+        }
+    }
+
     /// How the job rewrites.
     pub fn mode(&self) -> Mode {
         self.request.mode()
@@ -306,17 +340,57 @@ impl JobRow {
         }
     }
 
-    /// Until when there is nothing to do for it, Unix milliseconds, if it waits
-    /// for a time: the time it was asked for, the end of the drain wait, the
-    /// next try of a preflight.
-    pub fn rests_until_ms(&self) -> Option<u64> {
+    /// Until when there is nothing to do for it, if at a time it waits for one: the
+    /// time it was asked for, its window, the end of the drain wait, the next try
+    /// of a preflight. Unix milliseconds.
+    pub fn rests_until_ms(&self, now_ms: u64) -> Option<u64> {
+        let unix_ms = |t: jiff::Timestamp| u64::try_from(t.as_millisecond()).ok();
         match self.state {
-            JobState::Queued => self
-                .request
-                .not_before()
-                .and_then(|begin| u64::try_from(begin.as_millisecond()).ok()),
+            JobState::Queued => {
+                let begin = self.request.not_before().and_then(unix_ms);
+                let opens = self.closed_until_ms(now_ms.max(begin.unwrap_or(0)));
+                // Too late is found when it is, not when the window opens.
+                let end = self.request.not_after().and_then(unix_ms);
+                opens.or(begin).map(|at| at.min(end.unwrap_or(at)))
+            }
             JobState::Draining if self.round.is_none() => self.drain_until_ms,
             JobState::Blocked if self.activated.is_none() => self.retry_ms,
+            _ => self.closed_until_ms(now_ms),
+        }
+    }
+
+    /// When its window opens, if at a time it is closed and keeps the job from
+    /// what it would do in its state. Unix milliseconds.
+    ///
+    /// Outside of the window nothing is begun and no task is worked on. A settle or
+    /// a drain that has begun goes on: clients follow the registry by themselves,
+    /// and what a copy leaves behind has to be swept before its deletes are
+    /// forgotten.
+    pub fn closed_until_ms(&self, now_ms: u64) -> Option<u64> {
+        let window = self.request.window()?;
+        let keeps = match self.state {
+            JobState::Queued
+            | JobState::Preflight
+            | JobState::Rewriting
+            | JobState::Verifying
+            | JobState::Verified => true,
+            JobState::Blocked => self.round.is_some_and(|round| match round.pass {
+                Pass::Rewrite | Pass::Verify | Pass::Copy => true,
+                Pass::Drain | Pass::Sweep => false,
+            }),
+            // It cannot be cancelled, so it is not to wait for hours there:
+            // preflight does not end outside of the window.
+            JobState::Activating
+            | JobState::Settling
+            | JobState::Draining
+            | JobState::Drained
+            | JobState::Paused
+            | JobState::Failed
+            | JobState::Cancelled => false,
+        };
+        let now = jiff::Timestamp::from_millisecond(i64::try_from(now_ms).ok()?).ok()?;
+        match window.at(now) {
+            Opening::ClosedUntil(opens) if keeps => u64::try_from(opens.as_millisecond()).ok(),
             _ => None,
         }
     }
@@ -324,7 +398,8 @@ impl JobRow {
     /// Whether there is something to do for it at a time, Unix milliseconds.
     /// A paused job waits for a command, not for a time.
     pub fn is_due(&self, now_ms: u64) -> bool {
-        self.state != JobState::Paused && self.rests_until_ms().is_none_or(|until| until <= now_ms)
+        let rests = self.rests_until_ms(now_ms);
+        self.state != JobState::Paused && rests.is_none_or(|until| until <= now_ms)
     }
 }
 

@@ -104,6 +104,33 @@ mod tests {
             ("not_before", json!("2026-03-01T00:00:00")),
             ("not_after", json!(5)),
             ("urgent", json!(true)),
+            ("priority", json!(101)),
+            ("priority", json!("1")),
+            ("priority", json!(1.5)),
+            ("window", json!("0 22 * * *")),
+            (
+                "window",
+                json!({"cron": "0 22 * *", "tz": "UTC", "length_minutes": 1}),
+            ),
+            (
+                "window",
+                json!({"cron": "0 22 * * *", "tz": "UTC", "length_minutes": 0}),
+            ),
+            (
+                "window",
+                json!({"cron": "0 22 * * *", "tz": "UTC", "length_minutes": 1, "open": true}),
+            ),
+            ("window", json!({"cron": "0 22 * * *", "tz": "UTC"})),
+            ("plan", json!({})),
+            ("plan", json!({"sha256": "9f86"})),
+            ("plan", json!({"sha256": "0".repeat(64), "estimate": {}})),
+            ("accept_lifted_denies", json!([])),
+            ("accept_lifted_denies", json!(["x"])),
+            ("accept_lifted_denies", json!("0".repeat(64))),
+            (
+                "accept_lifted_denies",
+                json!(["0".repeat(64), "0".repeat(64)]),
+            ),
         ];
         for (field, value) in changes {
             let mut message = example(1);
@@ -151,6 +178,10 @@ mod tests {
             ("/reason", json!("a\nb")),
             ("/requested_by", json!("")),
             ("/not_before", json!("tomorrow")),
+            // A move changes the scope; what denies by it is not compared.
+            ("/accept_lifted_denies", json!(["0".repeat(64)])),
+            ("/window/tz", json!("")),
+            ("/priority", json!(-101)),
         ];
         for (list, expected) in [(taken, true), (refused, false)] {
             for (at, value) in list {
@@ -187,6 +218,13 @@ mod tests {
             ("requested_by", json!("é".repeat(200))),
             ("reason", json!("")),
             ("mode", json!("reencrypt")),
+            ("priority", json!(0)),
+            ("priority", json!(-100)),
+            ("plan", json!({"sha256": "0".repeat(64)})),
+            (
+                "window",
+                json!({"cron": "*/5 0-4 1,15 * mon", "tz": "UTC", "length_minutes": 10080}),
+            ),
             ("not_before", json!("2026-03-01T00:00:00.123456+05:30")),
         ];
         for (field, value) in changes {

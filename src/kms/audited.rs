@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use super::caller::Callers;
-use super::codes::{DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
+use super::codes::{DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, GET_KEY_POLICY, RE_ENCRYPT};
 use super::{
     Answered, CmkDescription, Dek, GeneratedKey, Kms, KmsBackend, KmsClass, KmsError, Use, Wrapped,
 };
@@ -189,6 +189,16 @@ impl<B: KmsBackend> Kms for Audited<B> {
             .await?;
         call.end(self.inner.describe(cmk, org).await)
     }
+
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId, why: &Use) -> Result<String, KmsError> {
+        let call = self
+            .begin(GET_KEY_POLICY, (org, cmk), cmk, why, |mut record| {
+                record.org = Some(org.clone());
+                record
+            })
+            .await?;
+        call.end(self.inner.key_policy(cmk, org).await)
+    }
 }
 
 #[cfg(test)]
@@ -297,6 +307,11 @@ mod tests {
                 replicas: Vec::new(),
             };
             Ok(answered(described, None))
+        }
+
+        async fn key_policy(&self, _: &CmkArn, _: &OrgId) -> Result<Answered<String>, KmsError> {
+            self.answer("GetKeyPolicy").await?;
+            Ok(answered("{}".to_owned(), None))
         }
     }
 

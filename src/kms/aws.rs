@@ -29,7 +29,8 @@ use aws_sdk_kms::types::DataKeySpec;
 use self::sessions::{Ready, Sessions};
 use super::caller::{Caller, RoleCache};
 use super::codes::{
-    Cause, Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side, side_named,
+    Cause, Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, GET_KEY_POLICY, RE_ENCRYPT,
+    Side, side_named,
 };
 use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsError, Wrapped};
 use crate::audit::AuditLog;
@@ -289,6 +290,21 @@ impl super::KmsBackend for AwsKms {
             known.insert(cmk.clone(), created);
         }
         Ok(described)
+    }
+
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId) -> Result<Answered<String>, KmsError> {
+        let ready = self.ready(GET_KEY_POLICY, org, cmk).await?;
+        let outcome = self
+            .client(cmk.region())
+            .get_key_policy()
+            .key_id(cmk.as_str())
+            .customize()
+            .config_override(identity(&ready))
+            .send()
+            .await;
+        let (answer, request_id) =
+            self.settled(GET_KEY_POLICY, &ready, outcome, |_| self.around(cmk, None))?;
+        answers::policy(answer, request_id)
     }
 }
 

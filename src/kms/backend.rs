@@ -62,6 +62,9 @@ pub trait KmsBackend: Send + Sync {
         cmk: &CmkArn,
         org: &OrgId,
     ) -> Result<Answered<CmkDescription>, KmsError>;
+
+    /// See [`Kms::key_policy`].
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId) -> Result<Answered<String>, KmsError>;
 }
 
 /// A backend alone, without records, budget or retries: for its own tests.
@@ -107,6 +110,11 @@ impl<B: KmsBackend> Kms for B {
         _why: &Use,
     ) -> Result<CmkDescription, KmsError> {
         let answer = KmsBackend::describe(self, cmk, org).await;
+        answer.map(|answered| answered.value)
+    }
+
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId, _why: &Use) -> Result<String, KmsError> {
+        let answer = KmsBackend::key_policy(self, cmk, org).await;
         answer.map(|answered| answered.value)
     }
 }

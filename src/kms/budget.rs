@@ -362,4 +362,12 @@ impl Kms for Budgeted {
         })
         .await
     }
+
+    /// As [`Kms::describe`].
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId, why: &Use) -> Result<String, KmsError> {
+        self.keep_trying((org, cmk), why, |why| async move {
+            self.inner.key_policy(cmk, org, &why).await
+        })
+        .await
+    }
 }

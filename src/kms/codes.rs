@@ -25,6 +25,8 @@ pub const DECRYPT: &str = "Decrypt";
 pub const RE_ENCRYPT: &str = "ReEncrypt";
 /// `DescribeKey`.
 pub const DESCRIBE_KEY: &str = "DescribeKey";
+/// `GetKeyPolicy`.
+pub const GET_KEY_POLICY: &str = "GetKeyPolicy";
 /// `AssumeRole` of the token service, which precedes calls into a customer's
 /// account.
 pub const ASSUME_ROLE: &str = "AssumeRole";

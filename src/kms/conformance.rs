@@ -511,6 +511,12 @@ pub async fn codes(harness: &dyn FaultHarness) {
                 class,
                 rule,
             ),
+            refused(
+                kms.key_policy(&cmk, home().org(), &why()).await,
+                code,
+                class,
+                rule,
+            ),
         ];
         let operations = errors.map(|error| error.operation);
         assert_eq!(
@@ -519,7 +525,8 @@ pub async fn codes(harness: &dyn FaultHarness) {
                 codes::GENERATE_DATA_KEY,
                 codes::DECRYPT,
                 codes::RE_ENCRYPT,
-                codes::DESCRIBE_KEY
+                codes::DESCRIBE_KEY,
+                codes::GET_KEY_POLICY
             ]
         );
     }
@@ -527,4 +534,8 @@ pub async fn codes(harness: &dyn FaultHarness) {
     kms.decrypt(&cmk, &made.wrapped.bytes, &home(), &why())
         .await
         .expect("works again");
+    let policy = kms.key_policy(&cmk, home().org(), &why()).await;
+    let policy: serde_json::Value = serde_json::from_str(&policy.expect("it may be read"))
+        .expect("a key policy is a document of JSON");
+    assert!(policy["Statement"].is_array(), "{policy}");
 }

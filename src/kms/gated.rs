@@ -73,4 +73,9 @@ impl Kms for Gated {
         self.gate.pass(org, why.job).await;
         self.inner.describe(cmk, org, why).await
     }
+
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId, why: &Use) -> Result<String, KmsError> {
+        self.gate.pass(org, why.job).await;
+        self.inner.key_policy(cmk, org, why).await
+    }
 }

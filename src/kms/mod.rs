@@ -252,4 +252,8 @@ pub trait Kms: Send + Sync {
         org: &OrgId,
         why: &Use,
     ) -> Result<CmkDescription, KmsError>;
+
+    /// The key policy of a CMK, a document of JSON as its owner wrote it. Where
+    /// it may not be read the error is of class `Denied`.
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId, why: &Use) -> Result<String, KmsError>;
 }

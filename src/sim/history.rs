@@ -298,6 +298,10 @@ impl Operator {
                     cause: (mode == Mode::Rewrap).then_some(Cause::Scheduled),
                     not_before: None,
                     not_after: None,
+                    window: None,
+                    priority: None,
+                    plan: None,
+                    accept_lifted_denies: Vec::new(),
                 })
             } else {
                 moved[mine] = true;
@@ -323,6 +327,9 @@ impl Operator {
                     cause: None,
                     not_before: None,
                     not_after: None,
+                    window: None,
+                    priority: None,
+                    plan: None,
                 })
             };
             let body = request.to_json();

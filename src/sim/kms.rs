@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 use super::process::Process;
 use super::replicas::Replicas;
 use crate::ids::{CmkArn, OrgId};
-use crate::kms::codes::{Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
+use crate::kms::codes::{
+    Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, GET_KEY_POLICY, RE_ENCRYPT,
+};
 use crate::kms::{
     Answered, CmkDescription, CmkState, Dek, GeneratedKey, KmsBackend, KmsError, Wrapped,
 };
@@ -231,6 +233,16 @@ impl KmsBackend for SimKms {
                 deletion_ms: None,
                 replicas: Vec::new(),
             })
+        })
+        .await
+    }
+
+    /// Denies of the simulation hold for every CMK, so no policy differs.
+    async fn key_policy(&self, cmk: &CmkArn, _org: &OrgId) -> Result<Answered<String>, KmsError> {
+        let cmk = cmk.clone();
+        self.call(GET_KEY_POLICY, move |keys| {
+            keys.cmks.get(&cmk).ok_or("NotFoundException")?;
+            Ok(r#"{"Version":"2012-10-17","Statement":[]}"#.to_owned())
         })
         .await
     }

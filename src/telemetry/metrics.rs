@@ -43,7 +43,13 @@ macro_rules! metrics {
     };
 }
 
-const OPERATIONS: &[&str] = &["GenerateDataKey", "Decrypt", "ReEncrypt", "DescribeKey"];
+const OPERATIONS: &[&str] = &[
+    "GenerateDataKey",
+    "Decrypt",
+    "ReEncrypt",
+    "DescribeKey",
+    "GetKeyPolicy",
+];
 const OUTCOMES: &[&str] = &["ok", "transient", "blocked", "quarantined", "fatal"];
 
 metrics! {

@@ -1,7 +1,9 @@
-//! Finds free tasks and runs them. Claims go round the organizations, so that a
-//! large one does not starve the others.
+//! Finds free tasks and runs them. Claims go round the organizations (`turn`), so
+//! that a large one does not starve the others.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod turn;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +12,14 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::clock::BootTime;
-use crate::ids::{JobId, OrgId};
+use crate::ids::JobId;
 use crate::job::{HoldError, JobRow, Slot, TaskHold, TaskRow, TaskState, Versioned, is_free};
 use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::replay;
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
+use turn::Turn;
 
 pub(super) async fn run(
     worker: Arc<Worker>,
@@ -76,10 +79,8 @@ struct Claimed {
 /// they are not listed again for every claim.
 #[derive(Default)]
 struct Finder {
-    // Organizations in the order in which they are asked next.
-    turn: VecDeque<OrgId>,
-    // Open jobs, and when they were listed.
-    jobs: Vec<JobRow>,
+    turn: Turn,
+    // When the jobs were listed.
     listed: Option<BootTime>,
     // What the last listing of a round showed.
     seen: HashMap<(JobId, u32), Vec<Versioned<TaskRow>>>,
@@ -88,15 +89,14 @@ struct Finder {
 impl Finder {
     async fn claim_one(&mut self, worker: &Worker) -> Result<Option<Claimed>, WorkerError> {
         self.list(worker).await?;
-        for _ in 0..self.turn.len() {
-            let Some(org) = self.turn.pop_front() else {
+        for _ in 0..self.turn.orgs() {
+            let Some((org, jobs)) = self.turn.next() else {
                 break;
             };
-            self.turn.push_back(org.clone());
-            let of_org = self.jobs.iter().filter(|job| *job.request.org() == org);
-            for job in of_org.cloned().collect::<Vec<_>>() {
+            for job in jobs {
                 let (id, throttles) = (job.request.job_id(), &worker.shared.throttles);
-                if !throttles.may_begin(&org, id) {
+                let now_ms = worker.shared.clock.wall().unix_ms();
+                if job.closed_until_ms(now_ms).is_some() || !throttles.may_begin(&org, id) {
                     continue;
                 }
                 if let Some(hold) = self.claim_of(worker, id, &job).await? {
@@ -117,18 +117,11 @@ impl Finder {
             return Ok(());
         }
         let open = open_jobs::read(worker).await?;
-        self.jobs = open.into_iter().map(|seen| seen.row).collect();
+        self.turn
+            .renew(open.into_iter().map(|seen| seen.row).collect());
         self.listed = Some(now);
-        let orgs: BTreeSet<&OrgId> = self.jobs.iter().map(|job| job.request.org()).collect();
-        self.turn.retain(|org| orgs.contains(org));
-        for org in orgs {
-            if !self.turn.contains(org) {
-                self.turn.push_back(org.clone());
-            }
-        }
-        let jobs = &self.jobs;
-        self.seen
-            .retain(|(id, _), _| jobs.iter().any(|job| job.request.job_id() == *id));
+        let turn = &self.turn;
+        self.seen.retain(|(id, _), _| turn.has(*id));
         Ok(())
     }
 
@@ -323,7 +316,12 @@ async fn stop_when_unwanted(
         let asked = *stop.borrow();
         let wanted = match worker.shared.book.get(org, id).await {
             Ok(Some(now)) => {
-                now.row.state.has_tasks() && now.row.round.is_some_and(|r| r.number == round)
+                now.row.state.has_tasks()
+                    && now.row.round.is_some_and(|r| r.number == round)
+                    && now
+                        .row
+                        .closed_until_ms(worker.shared.clock.wall().unix_ms())
+                        .is_none()
             }
             Ok(None) => false,
             // Not knowing is no reason to stop: the lease bounds it.

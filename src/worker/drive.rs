@@ -179,11 +179,16 @@ impl Driver<'_> {
         let found = preflight::run(self.worker, job).await?;
         self.worker.shared.audit.durable().await?;
         match found {
-            Found::Good(estimate) => {
-                let why = format!(
+            // It closed meanwhile: everything is tried again when it opens.
+            Found::Good(..) if self.is_closed(job) => Ok(()),
+            Found::Good(estimate, not_looked) => {
+                let mut why = format!(
                     "preflight passed: {} slices, {} KMS calls",
                     estimate.slices, estimate.kms_calls
                 );
+                if let Some(not_looked) = not_looked {
+                    why += &format!("; {not_looked}");
+                }
                 self.go(job, JobState::Activating, &why, |row| {
                     row.estimate = Some(estimate)
                 })
@@ -201,6 +206,12 @@ impl Driver<'_> {
                 .await
             }
         }
+    }
+
+    /// Whether its window keeps the job from acting now.
+    fn is_closed(&self, job: &JobRow) -> bool {
+        let now_ms = self.worker.shared.clock.wall().unix_ms();
+        job.closed_until_ms(now_ms).is_some()
     }
 
     /// Waits until no writer can still follow the old state. A takeover waits

@@ -9,15 +9,17 @@
 //! | `sweeper` | finds jobs that nobody drives |
 //! | `drive` | one job from state to state |
 //! | `preflight` | is everything as the job needs it, before anything changes |
+//! | `drift` | which revocations a rekey would lift |
 //! | `plan_round` | writes the tasks of a round |
 //! | `claims` | finds free tasks, going round the organizations, and runs them |
 
 mod claims;
+pub mod drift;
 mod drive;
 mod intake;
 mod open_jobs;
 mod plan_round;
-mod preflight;
+pub mod preflight;
 mod service_health;
 mod sweeper;
 

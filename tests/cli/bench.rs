@@ -92,6 +92,16 @@ impl Bench {
         Worker(command.spawn().unwrap())
     }
 
+    /// A worker whose clock is ahead by so much.
+    pub fn worker_ahead(&self, by: std::time::Duration) -> Worker {
+        let mut command = self.command(&["worker"]);
+        // It jumps back after one turn of the period, which never ends.
+        let fault = format!("{}:{}", by.as_millis(), u64::MAX);
+        command.env(rekeyd::faults::CLOCK, fault);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Worker(command.spawn().unwrap())
+    }
+
     /// Changes one character of one record.
     pub fn spoil_audit(&self) {
         let streams = std::fs::read_dir(self.dir().join("data/audit")).unwrap();

@@ -6,6 +6,7 @@ mod certificate;
 mod moves;
 mod ops;
 mod packaging;
+mod plan;
 mod restore;
 mod steer;
 

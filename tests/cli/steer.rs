@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::bench::{Bench, sample_export};
 use crate::{CONFLICT, DONE, MUST_NOT_DISABLE, NO_JOB, NOT_FOUND, TIMEOUT, USAGE};
 
-fn with_messages(b: &Bench) -> String {
+pub fn with_messages(b: &Bench) -> String {
     let (_, new) = b.acme();
     let export = sample_export(b.dir());
     let place = ["--org", "acme", "--workspace", "T1"];
@@ -18,7 +18,7 @@ fn with_messages(b: &Bench) -> String {
     new
 }
 
-fn list<'a>(document: &'a Value, name: &str) -> &'a Vec<Value> {
+pub fn list<'a>(document: &'a Value, name: &str) -> &'a Vec<Value> {
     document[name].as_array().unwrap()
 }
 
@@ -106,7 +106,7 @@ fn failures_name_their_retry_and_the_history_says_who_and_why() {
 }
 
 /// Looks until it is as it should be; panics after a minute.
-fn until(what: &str, mut look: impl FnMut() -> Option<Value>) -> Value {
+pub fn until(what: &str, mut look: impl FnMut() -> Option<Value>) -> Value {
     let begun = Instant::now();
     loop {
         match look() {

@@ -4,12 +4,27 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use rekeyd::demo::generate::{Recipe, Shape};
-use rekeyd::ids::CmkArn;
+use rekeyd::ids::{CmkArn, Sha256Hex};
 use rekeyd::job::{JobState, Mode};
 use rekeyd::kms::local::{DenyRule, Permission};
+use rekeyd::kms::{ReasonCode, Use};
+use rekeyd::worker::drift::Drift;
 
 use crate::process::Process;
 use crate::rig::{Rig, short_waits};
+
+/// What only the old CMK denies: all to the verifier. That is the point here.
+async fn lifted(rig: &Rig) -> Vec<Sha256Hex> {
+    let why = Use::new(ReasonCode::Canary, "a test");
+    let old = rig.kms.key_policy(&rig.old, &rig.org, &why).await.unwrap();
+    let new = rig.kms.key_policy(&rig.new, &rig.org, &why).await.unwrap();
+    let drift = rekeyd::worker::drift::compare(&rig.old, &old, &rig.new, &new);
+    let Drift::Compared(lifted) = drift else {
+        panic!("{drift:?}");
+    };
+    assert_eq!(lifted.len(), 1, "{lifted:?}");
+    lifted.into_iter().map(|one| one.sha256).collect()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rewrap_is_proven_by_roles_that_see_no_key_of_the_old_cmk() {
@@ -44,7 +59,9 @@ async fn a_rewrap_is_proven_by_roles_that_see_no_key_of_the_old_cmk() {
     // The verifier may decrypt under the new CMK and do nothing else.
     forbid(&rig.old, "verifier", &[]);
 
-    let job = rig.enqueue(rig.request(&rig.new, Mode::Rewrap)).await;
+    let mut request = rig.request(&rig.new, Mode::Rewrap);
+    request.accept_lifted_denies = lifted(&rig).await;
+    let job = rig.enqueue(request).await;
     let worker = Process::start(&rig, "worker-0", None);
     let row = rig.wait_state(job, JobState::Drained).await;
     worker.stop().await;

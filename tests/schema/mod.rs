@@ -1,6 +1,8 @@
 //! JSON Schema (draft 2020-12), as much of it as our schemas use; panics at the
 //! rest. For tests: those of what commands print, and those of job messages.
 
+use std::collections::BTreeSet;
+
 use regex_lite::Regex;
 use serde_json::Value;
 
@@ -59,6 +61,7 @@ impl<'a> Schema<'a> {
     ) -> Option<String> {
         let text = value.as_str();
         let length = || text.map(|text| text.chars().count() as u64);
+        let items = || value.as_array().map(|all| all.len() as u64);
         let must = |holds: bool| (!holds).then(|| format!("{at}: {value} breaks {rule} {want}"));
         let fitting = |schemas: &Value| {
             let schemas = schemas.as_array().unwrap().iter();
@@ -81,6 +84,13 @@ impl<'a> Schema<'a> {
             "minLength" => must(length().is_none_or(|n| n >= want.as_u64().unwrap())),
             "maxLength" => must(length().is_none_or(|n| n <= want.as_u64().unwrap())),
             "minimum" => must(value.as_f64().is_none_or(|n| n >= want.as_f64().unwrap())),
+            "maximum" => must(value.as_f64().is_none_or(|n| n <= want.as_f64().unwrap())),
+            "minItems" => must(items().is_none_or(|n| n >= want.as_u64().unwrap())),
+            "maxItems" => must(items().is_none_or(|n| n <= want.as_u64().unwrap())),
+            "uniqueItems" => must(value.as_array().is_none_or(|all| {
+                let different: BTreeSet<String> = all.iter().map(Value::to_string).collect();
+                different.len() == all.len()
+            })),
             "items" => value
                 .as_array()
                 .into_iter()

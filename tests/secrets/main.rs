@@ -160,7 +160,7 @@ fn revoke(rig: &Rig, (channel, _): &(ChannelId, Hour)) {
     let pair = ("channel".to_owned(), channel.to_string());
     let rule = DenyRule {
         id: "revoked".to_owned(),
-        cmks: vec![rig.old.clone()],
+        cmks: vec![rig.old.clone(), rig.new.clone()],
         permissions: vec![Permission::Decrypt, Permission::ReEncryptFrom],
         context: [pair].into_iter().collect(),
         callers: Vec::new(),

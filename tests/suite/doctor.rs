@@ -84,6 +84,10 @@ impl Kms for Flawed {
     ) -> Result<CmkDescription, KmsError> {
         self.kms.describe(cmk, org, why).await
     }
+
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId, why: &Use) -> Result<String, KmsError> {
+        self.kms.key_policy(cmk, org, why).await
+    }
 }
 
 /// What the checks of a flawed KMS find wrong: the CMK and the words.

@@ -75,6 +75,9 @@ pub fn request(from: &ChannelName, to: &ChannelName) -> MoveRequest {
         cause: None,
         not_before: None,
         not_after: None,
+        window: None,
+        priority: None,
+        plan: None,
     }
 }
 

@@ -526,7 +526,10 @@ async fn a_rekey_survives_a_destination_that_is_called_off() {
         let before = read(&rig, from).await;
         let hour = hours(&rig, &from.org, &from.channel).await[1].to_string();
         let pairs = [("channel", from.channel.as_str()), ("hour", &hour)];
-        rig.ring.add_deny(deny(&pairs, &rig.old)).unwrap();
+        // Under both CMKs, as revocations are while there is a rekey.
+        let mut rule = deny(&pairs, &rig.old);
+        rule.cmks.push(rig.new.clone());
+        rig.ring.add_deny(rule).unwrap();
         let a_move = request(from, &to);
         let calls_off = CallsOff {
             registry: rig.registry.clone(),

@@ -222,6 +222,9 @@ async fn a_paused_copy_keeps_its_phase_and_goes_on_where_it_was() {
         cause: None,
         not_before: None,
         not_after: None,
+        window: None,
+        priority: None,
+        plan: None,
     };
     let message = JobMessage::Move(request.clone());
     let phase = rig.registry.copy_phase(&request).await.unwrap();

@@ -87,12 +87,22 @@ async fn every_call_of_a_job_is_allowed(mode: Mode, role: Role, used: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_of_a_reencrypt_is_allowed_and_no_right_is_unused() {
-    let used = ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey"];
+    let used = [
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:GenerateDataKey",
+        "kms:GetKeyPolicy",
+    ];
     every_call_of_a_job_is_allowed(Mode::Reencrypt, Role::Reencrypt, &used).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_of_a_rewrap_is_allowed_and_no_right_is_unused() {
-    let used = ["kms:DescribeKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"];
+    let used = [
+        "kms:DescribeKey",
+        "kms:GetKeyPolicy",
+        "kms:ReEncryptFrom",
+        "kms:ReEncryptTo",
+    ];
     every_call_of_a_job_is_allowed(Mode::Rewrap, Role::Rewrap, &used).await;
 }

@@ -272,6 +272,10 @@ impl Rig {
             cause,
             not_before: None,
             not_after: None,
+            window: None,
+            priority: None,
+            plan: None,
+            accept_lifted_denies: Vec::new(),
         }
     }
 

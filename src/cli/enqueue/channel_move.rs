@@ -37,9 +37,9 @@ pub(in crate::cli) struct Move {
 
 /// A channel of a workspace: `w1/c1`.
 #[derive(Debug, Clone)]
-struct InWorkspace {
-    workspace: WorkspaceId,
-    channel: ChannelId,
+pub(in crate::cli) struct InWorkspace {
+    pub workspace: WorkspaceId,
+    pub channel: ChannelId,
 }
 
 impl FromStr for InWorkspace {
@@ -89,8 +89,10 @@ impl Move {
             cause: common.cause.map(Into::into),
             not_before: common.not_before,
             not_after: common.not_after,
+            window: common.window.clone(),
+            priority: common.priority,
+            plan: None,
         };
-        // Checked by the same rules that the worker goes by.
-        Ok(JobMessage::parse(&JobMessage::Move(request).to_json())?)
+        common.checked(JobMessage::Move(request))
     }
 }

@@ -8,6 +8,8 @@
 mod channel_move;
 mod rekey;
 
+pub(super) use channel_move::InWorkspace;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +18,11 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
+use crate::cli::figures;
+use crate::cli::planned;
 use crate::cli::report::{self, Failure};
 use crate::ids::JobId;
-use crate::job::{Cause, JobMessage};
+use crate::job::{Cause, JobMessage, Window};
 use crate::queue::MAX_BODY_BYTES;
 use crate::wiring;
 
@@ -27,6 +31,7 @@ pub(super) enum Command {
     /// Ask for a rekey of an organization.
     #[command(
         after_help = "Examples:\n  rekeyd enqueue rekey --org acme --to $NEW --reason 'yearly rotation'\n  \
+                      rekeyd enqueue rekey --org acme --to $NEW --window '0 22 * * 1-5 Europe/Berlin 8h' --plan plan.json\n  \
                       rekeyd enqueue rekey --file job.json\n  \
                       rekeyd enqueue rekey --org acme --to $NEW --queue-url https://sqs.eu-west-1.amazonaws.com/111122223333/rekeyd-jobs"
     )]
@@ -62,6 +67,18 @@ struct Common {
     /// Do not begin at or after this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     not_after: Option<jiff::Timestamp>,
+    /// Act only from these times on, for so long each: a cron expression of five
+    /// fields, a time zone and a length.
+    #[arg(long, value_name = "CRON TZ LENGTH", value_parser = window)]
+    window: Option<Window>,
+    /// Among the jobs of the organization: the higher, the sooner its tasks are
+    /// taken. From -100 to 100; 0 if not given.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i8).range(-100..=100))]
+    priority: Option<i8>,
+    /// The plan it was asked for with: its hash, or the file that
+    /// `rekeyd plan --output json` wrote. Shown beside what happens.
+    #[arg(long, value_name = "HASH|FILE")]
+    plan: Option<String>,
     /// The job's id; made if not given. An id is taken once.
     #[arg(long, value_name = "UUID")]
     job_id: Option<JobId>,
@@ -71,8 +88,24 @@ struct Common {
     /// Send the message in this file instead; `-` reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "org", "to", "from", "cause", "requested_by", "reason", "not_before", "not_after", "job_id",
+        "window", "priority", "plan",
     ])]
     file: Option<PathBuf>,
+}
+
+impl Common {
+    /// The message, checked by the same rules that the worker goes by.
+    fn checked(&self, message: JobMessage) -> Result<JobMessage, Failure> {
+        let mut message = JobMessage::parse(&message.to_json())?;
+        if let Some(named) = &self.plan {
+            let plan = planned::named(named, &message)?;
+            match &mut message {
+                JobMessage::Rekey(request) => request.plan = Some(plan),
+                JobMessage::Move(request) => request.plan = Some(plan),
+            }
+        }
+        Ok(message)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -130,6 +163,20 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         text + &format!("\nnext: rekeyd status {job} --watch")
     })?;
     Ok(Exit::Done)
+}
+
+/// Reads a window: `0 22 * * 1-5 Europe/Berlin 8h`.
+fn window(text: &str) -> Result<Window, String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [cron @ .., zone, length] = words.as_slice() else {
+        return Err("write such as `0 22 * * 1-5 Europe/Berlin 8h`".to_owned());
+    };
+    let length = figures::parse_span(length)?.as_secs();
+    if length % 60 != 0 {
+        return Err("a window is open for whole minutes".to_owned());
+    }
+    let minutes = u32::try_from(length / 60).unwrap_or(u32::MAX);
+    Window::new(&cron.join(" "), zone, minutes)
 }
 
 /// Reads at most a little more than a message may have, so that a wrong file

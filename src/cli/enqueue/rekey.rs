@@ -6,7 +6,7 @@ use super::{Common, other_kind, read};
 use crate::cli::context::who;
 use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
-use crate::ids::{CmkArn, JobId, OrgId};
+use crate::ids::{CmkArn, JobId, OrgId, Sha256Hex};
 use crate::job::{JobMessage, Mode, RekeyRequest};
 
 #[derive(clap::Args)]
@@ -24,6 +24,10 @@ pub(in crate::cli) struct Rekey {
     /// say its cause.
     #[arg(long, value_enum, default_value = "reencrypt", conflicts_with = "file")]
     mode: ModeName,
+    /// A Deny of the old CMK's key policy that may be lifted, by the SHA-256 that
+    /// `rekeyd plan` shows. As often as there are some.
+    #[arg(long, value_name = "SHA256", conflicts_with = "file")]
+    accept_lifted_deny: Vec<Sha256Hex>,
     #[command(flatten)]
     pub(super) common: Common,
 }
@@ -62,8 +66,11 @@ impl Rekey {
             cause: common.cause.map(Into::into),
             not_before: common.not_before,
             not_after: common.not_after,
+            window: common.window.clone(),
+            priority: common.priority,
+            plan: None,
+            accept_lifted_denies: self.accept_lifted_deny.clone(),
         };
-        // Checked by the same rules that the worker goes by.
-        Ok(JobMessage::parse(&JobMessage::Rekey(request).to_json())?)
+        common.checked(JobMessage::Rekey(request))
     }
 }

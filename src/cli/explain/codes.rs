@@ -306,6 +306,12 @@ const REQUEST: &[Words] = &[
         "`rekeyd org allow-cmk <ORG> <ARN>` enters it anew",
     ],
     [
+        "policy_drift",
+        "the rekey would lift what only the old CMK's key policy denies",
+        "a Deny on Decrypt or GenerateDataKey that the new CMK's key policy lacks",
+        "add it to the new CMK's key policy and `rekeyd retry <JOB>`; or cancel, and ask again with `--accept-lifted-deny <SHA-256>`",
+    ],
+    [
         "target_not_enabled",
         "the target CMK is not enabled",
         "it is disabled, pending deletion or waits for its material",

@@ -38,7 +38,7 @@ pub(in crate::cli) struct Add {
     #[arg(long, value_name = "ARN")]
     cmk: Vec<CmkArn>,
     /// What it forbids: GenerateDataKey, Decrypt, ReEncrypt, ReEncryptFrom,
-    /// ReEncryptTo, DescribeKey; all if not given.
+    /// ReEncryptTo, DescribeKey, GetKeyPolicy; all if not given.
     #[arg(long, value_name = "NAME")]
     operation: Vec<String>,
     /// A pair of the encryption context; `*` in the value stands for any text.

@@ -259,6 +259,9 @@ impl KmsBackend for TappedKms {
     ) -> Result<Answered<CmkDescription>, KmsError> {
         self.0.describe(cmk, org).await
     }
+    async fn key_policy(&self, cmk: &CmkArn, org: &OrgId) -> Result<Answered<String>, KmsError> {
+        self.0.key_policy(cmk, org).await
+    }
 }
 
 /// The audit log's lines, in memory.

@@ -81,6 +81,9 @@ impl Mover {
                 cause: None,
                 not_before: None,
                 not_after: None,
+                window: None,
+                priority: None,
+                plan: None,
             },
             ends: std::sync::Mutex::default(),
         }

@@ -37,6 +37,10 @@ impl Desk {
             cause: None,
             not_before: None,
             not_after: None,
+            window: None,
+            priority: None,
+            plan: None,
+            accept_lifted_denies: Vec::new(),
         };
         book.record(&JobMessage::Rekey(request.clone()), "hash", "a test")
             .await

@@ -5,6 +5,7 @@
 use aws_sdk_kms::operation::decrypt::DecryptOutput;
 use aws_sdk_kms::operation::describe_key::DescribeKeyOutput;
 use aws_sdk_kms::operation::generate_data_key::GenerateDataKeyOutput;
+use aws_sdk_kms::operation::get_key_policy::GetKeyPolicyOutput;
 use aws_sdk_kms::operation::re_encrypt::ReEncryptOutput;
 use aws_sdk_kms::primitives::{Blob, DateTime};
 use aws_sdk_kms::types::{KeyMetadata, KeySpec, KeyState, KeyUsageType, MultiRegionKey};
@@ -13,7 +14,8 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::clock::WallTime;
 use crate::ids::CmkArn;
 use crate::kms::codes::{
-    Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, RESPONSE_MISMATCH,
+    Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, GET_KEY_POLICY, RE_ENCRYPT,
+    RESPONSE_MISMATCH,
 };
 use crate::kms::{Answered, CmkDescription, CmkState, Dek, GeneratedKey, KmsError, Wrapped};
 
@@ -192,4 +194,19 @@ fn replicas(cmk: &CmkArn, about: &KeyMetadata) -> Vec<CmkArn> {
         .filter_map(arn)
         .filter(|other| other != cmk)
         .collect()
+}
+
+/// The answer names no CMK, so its text is all there is to look at.
+pub(super) fn policy(
+    answer: GetKeyPolicyOutput,
+    request_id: Option<String>,
+) -> Result<Answered<String>, KmsError> {
+    let Some(text) = answer.policy else {
+        let what = "the answer has no policy".to_owned();
+        return Err(mismatch(GET_KEY_POLICY, what, &request_id));
+    };
+    Ok(Answered {
+        request_id,
+        ..Answered::plain(text)
+    })
 }

@@ -5,15 +5,18 @@ use serde::{Deserialize, Serialize};
 
 use super::RingError;
 use super::policy::any_matches;
-use crate::kms::codes::{ASSUME_ROLE, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT};
+use crate::kms::codes::{
+    ASSUME_ROLE, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, GET_KEY_POLICY, RE_ENCRYPT,
+};
 
 /// The operations of the ring, by name. `AssumeRole` is there only where the ring
 /// is served over HTTP.
-pub const OPERATIONS: [&str; 5] = [
+pub const OPERATIONS: [&str; 6] = [
     GENERATE_DATA_KEY,
     DECRYPT,
     RE_ENCRYPT,
     DESCRIBE_KEY,
+    GET_KEY_POLICY,
     ASSUME_ROLE,
 ];
 

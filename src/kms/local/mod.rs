@@ -47,7 +47,9 @@ use self::policy::Attempt;
 use self::ring::{Refusal, Ring, usable};
 use self::seal::Sealer;
 use self::throttle::Throttles;
-use super::codes::{Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, RE_ENCRYPT, Side};
+use super::codes::{
+    Circumstance, DECRYPT, DESCRIBE_KEY, GENERATE_DATA_KEY, GET_KEY_POLICY, RE_ENCRYPT, Side,
+};
 use super::{Answered, CmkDescription, Dek, GeneratedKey, KmsError, Wrapped};
 use crate::clock::{SharedClock, SystemClock};
 use crate::ids::{CmkArn, OrgId};
@@ -253,7 +255,10 @@ impl LocalKeyRing {
                 );
                 return Err(Refusal::new("AccessDeniedException", message).on(side));
             }
-            if *permission != Permission::DescribeKey {
+            if !matches!(
+                permission,
+                Permission::DescribeKey | Permission::GetKeyPolicy
+            ) {
                 usable(cmk, key.state).map_err(|refusal| refusal.on(side))?;
             }
         }
@@ -352,6 +357,19 @@ impl LocalKeyRing {
         })
         .await
     }
+
+    async fn tell_policy(&self, cmk: &CmkArn) -> Replied<String> {
+        let call = Call {
+            operation: GET_KEY_POLICY,
+            uses: &[(cmk, Permission::GetKeyPolicy)],
+            context: EncryptionContext::new(),
+            side: None,
+        };
+        self.call(call, |ring, _| {
+            Ok(policy::document(cmk, &ring.state.denies))
+        })
+        .await
+    }
 }
 
 /// What `DescribeKey` tells, and what only AWS's form of it has.
@@ -438,6 +456,10 @@ impl super::KmsBackend for LocalKeyRing {
             request_id: answered.request_id,
             key_material_id: answered.key_material_id,
         })
+    }
+
+    async fn key_policy(&self, cmk: &CmkArn, _org: &OrgId) -> Result<Answered<String>, KmsError> {
+        self.tell_policy(cmk).await.classified()
     }
 }
 

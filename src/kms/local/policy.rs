@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::RingError;
 use crate::ids::CmkArn;
@@ -22,16 +23,19 @@ pub enum Permission {
     ReEncryptTo,
     /// Describe the CMK.
     DescribeKey,
+    /// Read what is denied.
+    GetKeyPolicy,
 }
 
 impl Permission {
     /// Every permission, in the order of the documentation.
-    pub const ALL: [Permission; 5] = [
+    pub const ALL: [Permission; 6] = [
         Permission::GenerateDataKey,
         Permission::Decrypt,
         Permission::ReEncryptFrom,
         Permission::ReEncryptTo,
         Permission::DescribeKey,
+        Permission::GetKeyPolicy,
     ];
 
     /// The name, as key policies write it after `kms:`.
@@ -42,6 +46,7 @@ impl Permission {
             Permission::ReEncryptFrom => "ReEncryptFrom",
             Permission::ReEncryptTo => "ReEncryptTo",
             Permission::DescribeKey => "DescribeKey",
+            Permission::GetKeyPolicy => "GetKeyPolicy",
         }
     }
 
@@ -116,6 +121,28 @@ impl DenyRule {
             })
     }
 
+    /// The rule as a statement of the key policy of a CMK it is about. What is
+    /// empty here is `*` there; a rule's reason has no place in it.
+    fn statement(&self) -> Value {
+        let actions: Vec<String> = match self.permissions.as_slice() {
+            [] => vec!["kms:*".to_owned()],
+            some => some.iter().map(|p| format!("kms:{}", p.as_str())).collect(),
+        };
+        let mut statement = json!({
+            "Sid": self.id, "Effect": "Deny", "Action": actions, "Resource": "*",
+            "Principal": match self.callers.as_slice() {
+                [] => json!("*"),
+                callers => json!({ "AWS": callers }),
+            },
+        });
+        if !self.context.is_empty() {
+            let pairs = self.context.iter();
+            let pairs = pairs.map(|(k, v)| (format!("kms:EncryptionContext:{k}"), json!(v)));
+            statement["Condition"] = json!({"StringLike": pairs.collect::<Map<_, _>>()});
+        }
+        statement
+    }
+
     /// A rule that is empty but for its id would deny everything to everyone:
     /// more likely a slip than a wish.
     pub(super) fn check(&self) -> Result<(), RingError> {
@@ -131,6 +158,14 @@ impl DenyRule {
         }
         Ok(())
     }
+}
+
+/// The rules about one CMK as a key policy. Everything else is allowed by a ring.
+pub(super) fn document(cmk: &CmkArn, rules: &[DenyRule]) -> String {
+    let about = |rule: &&DenyRule| rule.cmks.is_empty() || rule.cmks.contains(cmk);
+    let denies = rules.iter().filter(about).map(DenyRule::statement);
+    let statements: Vec<Value> = denies.collect();
+    json!({"Version": "2012-10-17", "Statement": statements}).to_string()
 }
 
 /// No pattern at all, or one that matches.
@@ -229,6 +264,36 @@ mod tests {
         ] {
             assert!(!rule.denies(&other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_rule_is_a_statement_of_each_cmk_it_is_about() {
+        let cmk = CmkArn::new("arn:aws:kms:local:000000000000:key/a").unwrap();
+        let other = CmkArn::new("arn:aws:kms:local:000000000000:key/b").unwrap();
+        let everywhere: DenyRule =
+            serde_json::from_str(r#"{"id":"all","callers":["app*"]}"#).unwrap();
+        let here = DenyRule {
+            cmks: vec![cmk.clone()],
+            permissions: vec![Permission::Decrypt],
+            context: BTreeMap::from([("hour".into(), "2019-02-13T*".into())]),
+            ..serde_json::from_str(r#"{"id":"day"}"#).unwrap()
+        };
+        let rules = [everywhere, here];
+        let read = |cmk: &CmkArn| -> Value {
+            let policy: Value = serde_json::from_str(&document(cmk, &rules)).unwrap();
+            policy["Statement"].clone()
+        };
+        let all = json!({
+            "Sid": "all", "Effect": "Deny", "Principal": {"AWS": ["app*"]},
+            "Action": ["kms:*"], "Resource": "*",
+        });
+        let day = json!({
+            "Sid": "day", "Effect": "Deny", "Principal": "*", "Action": ["kms:Decrypt"],
+            "Resource": "*",
+            "Condition": {"StringLike": {"kms:EncryptionContext:hour": "2019-02-13T*"}},
+        });
+        assert_eq!(read(&cmk), json!([all, day]));
+        assert_eq!(read(&other), json!([all]));
     }
 
     #[test]

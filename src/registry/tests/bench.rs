@@ -60,6 +60,9 @@ pub fn request(from: &str, to: &str) -> MoveRequest {
         cause: None,
         not_before: None,
         not_after: None,
+        window: None,
+        priority: None,
+        plan: None,
     }
 }
 

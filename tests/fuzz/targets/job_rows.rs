@@ -45,7 +45,7 @@ fn asks_of_a_job(job: &JobRow) {
     ] {
         let _ = job.scans(pass);
     }
-    if let Some(until) = job.rests_until_ms() {
+    if let Some(until) = job.rests_until_ms(0) {
         assert!(job.is_due(until));
         assert!(until == 0 || !job.is_due(until - 1));
     } else {

@@ -71,6 +71,10 @@ fn is_written_as_it_should_be(message: &JobMessage, text: &str) {
                     );
                 }
             }
+            (Value::Array(given), Value::Array(sent)) => {
+                assert_eq!(given.len(), sent.len(), "{given:?} was taken for {sent:?}");
+                given.iter().zip(sent).for_each(|(g, s)| compare(g, s));
+            }
             (Value::String(_), Value::String(_)) | (Value::Number(_), Value::Number(_)) => {}
             _ => panic!("{given} was taken for {sent}"),
         }

@@ -106,9 +106,10 @@ async fn call_asked(
         Some("Decrypt") => decrypt(&ring, asked).await?,
         Some("ReEncrypt") => re_encrypt(&ring, asked).await?,
         Some("DescribeKey") => describe(&ring, asked).await?,
+        Some("GetKeyPolicy") => key_policy(&ring, asked).await?,
         _ => {
-            let message = "The local key ring answers GenerateDataKey, Decrypt, ReEncrypt and \
-                           DescribeKey";
+            let message = "The local key ring answers GenerateDataKey, Decrypt, ReEncrypt, \
+                           DescribeKey and GetKeyPolicy";
             return Err(Refusal::new("UnknownOperationException", message));
         }
     })
@@ -235,6 +236,14 @@ async fn describe(ring: &LocalKeyRing, asked: Asked) -> Answer {
         }
         json!({"KeyMetadata": metadata})
     })
+}
+
+async fn key_policy(ring: &LocalKeyRing, asked: Asked) -> Answer {
+    let cmk = cmk(ring, asked.key_id, "KeyId")?;
+    told(
+        ring.tell_policy(&cmk).await,
+        |text| json!({"Policy": text, "PolicyName": "default"}),
+    )
 }
 
 fn seconds(ms: u64) -> f64 {
