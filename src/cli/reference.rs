@@ -34,7 +34,8 @@ pub fn refusal(words: &[String]) -> Option<String> {
 pub fn commands() -> Vec<String> {
     let mut names = Vec::new();
     walk(&built(), "", &mut |command, path| {
-        if command.get_subcommands().next().is_none() {
+        let is_one_itself = command.is_args_conflicts_with_subcommands_set();
+        if is_one_itself || command.get_subcommands().next().is_none() {
             names.push(path.to_owned());
         }
     });

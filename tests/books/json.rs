@@ -12,7 +12,7 @@ use crate::shell::Shell;
 
 /// Commands that change nothing and end by themselves: whenever a page shows
 /// one, it is run once more for programs.
-const LOOK: [&str; 22] = [
+const LOOK: [&str; 25] = [
     "audit verify",
     "config check",
     "dlq list",
@@ -29,6 +29,9 @@ const LOOK: [&str; 22] = [
     "kms log",
     "org list",
     "org show",
+    "plan move",
+    "plan rekey",
+    "report",
     "schema check",
     "schema job",
     "status",
@@ -95,6 +98,16 @@ const ONCE: &[(i32, &str)] = &[
     (0, "rekeyd kms disable $SPARE"),
     (0, "rekeyd kms log"),
     // One that is refused, one that will be blocked, one that moves.
+    (0, "rekeyd plan rekey --org acme --to $NEW"),
+    (
+        0,
+        "rekeyd plan move --org acme --from w1/C0GENERAL --to w2/C0ALL",
+    ),
+    (6, "rekeyd plan rekey --org acme --to $SPARE"),
+    (
+        0,
+        "rekeyd policy revoke --org acme --channel C0SUPPORT --from 2026-03-01 --to 2026-03-02T12:00 --tz Europe/Berlin",
+    ),
     (0, "rekeyd enqueue rekey --org acme --to $SPARE"),
     (
         0,
@@ -127,6 +140,12 @@ const ONCE: &[(i32, &str)] = &[
     (0, "rekeyd jobs --all"),
     (0, "rekeyd resume $JOB --reason x"),
     (0, "rekeyd history $JOB"),
+    (0, "rekeyd report $JOB"),
+    (0, "rekeyd report new-key report.key"),
+    (0, "export REKEYD_REPORT__SIGNING_KEY_FILE=report.key"),
+    (0, "rekeyd report $JOB --output json >report.json"),
+    (0, "cat report.json # report"),
+    (0, "rekeyd report check report.json"),
     (0, "rekeyd cancel $JOB --reason x"),
     (0, "rekeyd status $MOVE"),
     (0, "rekeyd jobs"),
@@ -195,7 +214,9 @@ fn command_of(line: &str) -> Option<String> {
         rest.strip_prefix(command.as_str())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\\']))
     };
-    reference::commands().into_iter().find(of_line)
+    // `report check` is not `report`.
+    let commands = reference::commands().into_iter();
+    commands.filter(of_line).max_by_key(String::len)
 }
 
 /// What is wrong with what a command printed for programs.
