@@ -189,8 +189,18 @@ async fn policies_are_printed_from_the_registry_on_the_cluster() {
         let mut may = BTreeSet::new();
         allowed(&printed, &mut may);
         let calls: &[&str] = match mode {
-            "reencrypt" => &["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey"],
-            "rewrap" => &["kms:DescribeKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"],
+            "reencrypt" => &[
+                "kms:Decrypt",
+                "kms:DescribeKey",
+                "kms:GenerateDataKey",
+                "kms:GetKeyPolicy",
+            ],
+            "rewrap" => &[
+                "kms:DescribeKey",
+                "kms:GetKeyPolicy",
+                "kms:ReEncryptFrom",
+                "kms:ReEncryptTo",
+            ],
             _ => &["kms:Decrypt"],
         };
         let calls: BTreeSet<String> = calls.iter().map(|call| (*call).to_owned()).collect();
