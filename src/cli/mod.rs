@@ -11,8 +11,9 @@
 //! | `report` | the library's errors, turned into what people see |
 //! | `out` | tables, lines and JSON on standard output |
 //! | `near` | the name that was probably meant |
-//! | `figures` | numbers, spans and times as people read them |
-//! | `progress` | how far a job is, in numbers and in one line |
+//!
+//! How far a job is, and figures as people read them, are in `progress`, which
+//! the status page uses too.
 
 mod act;
 mod audit;
@@ -28,7 +29,6 @@ mod enqueue;
 pub mod exit;
 mod explain;
 mod failures;
-mod figures;
 mod healthcheck;
 mod history;
 mod iam_policy;
@@ -42,7 +42,6 @@ mod near;
 mod org;
 mod out;
 mod pause;
-mod progress;
 mod report;
 mod retry;
 mod schema;
@@ -59,6 +58,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Loaded;
+// Also as `cli::figures`.
+use crate::progress::figures;
 use context::Context;
 use exit::Exit;
 use out::{Form, Out};

@@ -49,6 +49,9 @@ pub struct Config {
     /// Metrics.
     #[serde(default)]
     pub metrics: MetricsConfig,
+    /// The status page.
+    #[serde(default)]
+    pub ui: UiConfig,
 }
 
 /// Which store.
@@ -281,6 +284,23 @@ pub struct LogConfig {
 pub struct MetricsConfig {
     /// Where Prometheus may fetch; off if `None`.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[ui]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UiConfig {
+    /// Where the status page is; off if `None`.
+    pub listen: Option<SocketAddr>,
+    /// By which names it is asked for, with commas between.
+    pub hosts: Option<String>,
+}
+
+impl UiConfig {
+    /// The names, each without a port.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().flat_map(|h| h.split(',')).map(str::trim)
+    }
 }
 
 /// One setting as it takes effect.

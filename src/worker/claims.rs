@@ -16,6 +16,7 @@ use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::replay;
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
+use crate::telemetry::pulse::Beat;
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 
 pub(super) async fn run(
@@ -26,6 +27,7 @@ pub(super) async fn run(
     // Tasks of their own: they keep their leases while this loop looks for more.
     let mut running = JoinSet::new();
     loop {
+        worker.pulse.beat(Beat::Claims);
         let mut found = false;
         if !*stop.borrow() && running.len() < worker.pace.tasks {
             match finder.claim_one(&worker).await {
@@ -79,7 +81,7 @@ struct Finder {
     // Organizations in the order in which they are asked next.
     turn: VecDeque<OrgId>,
     // Open jobs, and when they were listed.
-    jobs: Vec<JobRow>,
+    jobs: Arc<[Versioned<JobRow>]>,
     listed: Option<BootTime>,
     // What the last listing of a round showed.
     seen: HashMap<(JobId, u32), Vec<Versioned<TaskRow>>>,
@@ -93,14 +95,17 @@ impl Finder {
                 break;
             };
             self.turn.push_back(org.clone());
-            let of_org = self.jobs.iter().filter(|job| *job.request.org() == org);
-            for job in of_org.cloned().collect::<Vec<_>>() {
+            let jobs = self.jobs.clone();
+            let of_org = jobs.iter().map(|seen| &seen.row);
+            for job in of_org.filter(|job| *job.request.org() == org) {
+                worker.pulse.beat(Beat::Claims);
                 let (id, throttles) = (job.request.job_id(), &worker.shared.throttles);
                 if !throttles.may_begin(&org, id) {
                     continue;
                 }
-                if let Some(hold) = self.claim_of(worker, id, &job).await? {
+                if let Some(hold) = self.claim_of(worker, id, job).await? {
                     let slot = throttles.begin(&org, id);
+                    let job = job.clone();
                     return Ok(Some(Claimed { job, hold, slot }));
                 }
             }
@@ -116,10 +121,10 @@ impl Finder {
         if self.listed.is_some_and(|at| now.since(at) < poll) {
             return Ok(());
         }
-        let open = open_jobs::read(worker).await?;
-        self.jobs = open.into_iter().map(|seen| seen.row).collect();
+        self.jobs = open_jobs::read(worker, Beat::Claims).await?;
         self.listed = Some(now);
-        let orgs: BTreeSet<&OrgId> = self.jobs.iter().map(|job| job.request.org()).collect();
+        let open = self.jobs.iter().map(|seen| &seen.row);
+        let orgs: BTreeSet<&OrgId> = open.map(|job| job.request.org()).collect();
         self.turn.retain(|org| orgs.contains(org));
         for org in orgs {
             if !self.turn.contains(org) {
@@ -128,7 +133,7 @@ impl Finder {
         }
         let jobs = &self.jobs;
         self.seen
-            .retain(|(id, _), _| jobs.iter().any(|job| job.request.job_id() == *id));
+            .retain(|(id, _), _| jobs.iter().any(|seen| seen.row.request.job_id() == *id));
         Ok(())
     }
 
