@@ -156,8 +156,9 @@ async fn close(
             Exit::Conflict,
             format!(
                 "the window stays open: {} of {org} would be refused as older than the last \
-                 finished rekey",
-                figures::count(refused, "cell")
+                 finished rekey{}",
+                figures::count(refused, "cell"),
+                first_of(&found)
             ),
         )
         .help(format!(
@@ -192,6 +193,19 @@ async fn close(
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// Where one of them is.
+fn first_of(found: &Found) -> String {
+    let first = ROLLED_BACK
+        .iter()
+        .find_map(|code| found.quarantined.get(*code)?.examples.first());
+    first.map_or_else(String::new, |place| {
+        format!(
+            "; one is in channel {}, hour {}, record {}",
+            place.channel, place.hour, place.record
+        )
+    })
 }
 
 fn refused(found: &Found) -> u64 {

@@ -45,7 +45,7 @@ async fn work(context: &Context) -> Result<Exit, Failure> {
     let mut interrupt = on(SignalKind::interrupt())?;
     telemetry::metrics::serve(config.metrics.listen)
         .map_err(|e| report::system("cannot serve the metrics", e))?;
-    let ready = until_there(async || {
+    let ready = until_there(START, async || {
         // Asked by this name, so that a wrong directory is told as such.
         let store = context.store().await?;
         Ok(wiring::worker_on(store, config, &context.clock).await?)
@@ -92,7 +92,10 @@ const START: RetryPolicy = RetryPolicy {
 };
 
 /// Tries until it works, or fails with what waiting does not mend.
-async fn until_there<T>(mut open: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+async fn until_there<T>(
+    policy: RetryPolicy,
+    mut open: impl AsyncFnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let begun = tokio::time::Instant::now();
     let mut failures = 0;
     loop {
@@ -101,7 +104,7 @@ async fn until_there<T>(mut open: impl AsyncFnMut() -> Result<T, Failure>) -> Re
             other => return other,
         };
         failures += 1;
-        match START.decide(failures, begun.elapsed(), rand::random()) {
+        match policy.decide(failures, begun.elapsed(), rand::random()) {
             Decision::GiveUp => return Err(failure),
             Decision::Wait(wait) => {
                 tracing::warn!(%failure, "the worker cannot start yet; it tries again");
@@ -125,5 +128,41 @@ async fn stop_within(
             tracing::warn!("the grace time is over; what is in flight is left to others");
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: RetryPolicy = RetryPolicy {
+        base_ms: 1,
+        cap_ms: 1,
+        give_up_after: Duration::from_millis(200),
+    };
+
+    fn away() -> Failure {
+        Failure::new(Exit::Unavailable, "the store does not answer")
+    }
+
+    #[tokio::test]
+    async fn a_store_that_comes_back_is_waited_for_and_nothing_else_is() {
+        let mut tries = 0;
+        let opened = until_there(QUICK, async || {
+            tries += 1;
+            if tries < 4 { Err(away()) } else { Ok(tries) }
+        });
+        assert_eq!(opened.await.unwrap(), 4);
+
+        let mut tries = 0;
+        let wrong = until_there::<()>(QUICK, async || {
+            tries += 1;
+            Err(Failure::new(Exit::Config, "no such keyspace"))
+        });
+        assert_eq!(wrong.await.unwrap_err().exit, Exit::Config);
+        assert_eq!(tries, 1);
+
+        let never = until_there::<()>(QUICK, async || Err(away()));
+        assert_eq!(never.await.unwrap_err().exit, Exit::Unavailable);
     }
 }

@@ -205,8 +205,7 @@ impl Registry {
         if leaves.is_some_and(|copy| copy.phase < CopyPhase::Closed) {
             return Ok(true);
         }
-        // Where the name led to is not told any more once another copy came to
-        // it; the place that was left then is known by where the channel went.
+        // What its sweep still brings is written here.
         Ok(!row.came_from.is_empty() && self.unclosed_origin(org, channel).await?.is_some())
     }
 }

@@ -66,10 +66,9 @@ async fn they_wait_for_every_copy_of_the_organization_to_be_closed() {
 }
 
 #[tokio::test]
-async fn they_wait_for_a_copy_whose_old_name_another_copy_came_to() {
+async fn they_wait_for_copies_that_come_from_another_organization_too() {
     let b = Bench::new().await;
-    // c1 goes to another organization and comes back while its first place is
-    // still to be swept: its own row tells of the second copy alone.
+    // A channel goes to another organization and comes back under another id.
     let there = request("acme/w1/c1", "other/w1/c9");
     b.consent(&acme(), &there, 60_000).await;
     b.consent(&other(), &there, 60_000).await;
