@@ -1,5 +1,5 @@
 //! What is packaged names commands and settings that there are: Dockerfile,
-//! compose.yaml, the systemd unit.
+//! compose.yaml, the systemd unit, the Helm chart (which `packaging/helm/check` lints).
 
 use std::process::Command;
 
@@ -151,4 +151,68 @@ fn the_unit_starts_a_command_with_the_sample_that_it_names() {
     );
     // What a restart does not mend: docs/cli.md has the codes.
     assert!(text.contains("RestartPreventExitStatus=2 3 4\n"));
+}
+
+/// A part of the chart.
+fn chart(name: &str) -> String {
+    file(&format!("packaging/helm/rekeyd/{name}"))
+}
+
+/// The text of a key of the chart's values that is written as a block.
+fn block(key: &str) -> String {
+    let values = chart("values.yaml");
+    let after = values.split(&format!("\n{key}: |\n")).nth(1).unwrap();
+    let inside = |line: &&str| line.is_empty() || line.starts_with("  ");
+    after
+        .lines()
+        .take_while(inside)
+        .map(|line| line.strip_prefix("  ").unwrap_or(line).to_owned() + "\n")
+        .collect()
+}
+
+#[test]
+fn the_chart_runs_commands_with_a_configuration_that_is_understood() {
+    for template in ["statefulset.yaml", "doctor.yaml"] {
+        let text = chart(&format!("templates/{template}"));
+        let commands = commands(lists(&text));
+        assert_eq!(commands.len(), 1, "{template}");
+        is_understood(&commands[0]);
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("rekeyd.toml");
+    std::fs::write(&path, block("config")).unwrap();
+    let mut command = Command::new(BINARY);
+    command.env_clear().args(["config", "check", "--config"]);
+    let output = command.arg(&path).args(["--output", "json"]).output();
+    let output = output.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let settings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value(&settings, "store.kind"), "scylla");
+    assert_eq!(value(&settings, "kms.kind"), "aws");
+    // Secrets are where the chart mounts them.
+    assert!(value(&settings, "store.password_file").starts_with("/etc/rekeyd/secrets/"));
+    assert!(chart("templates/_helpers.tpl").contains("mountPath: /etc/rekeyd/secrets\n"));
+}
+
+#[test]
+fn the_charts_variables_are_settings_that_there_are() {
+    let text = chart("templates/_helpers.tpl") + &chart("templates/statefulset.yaml");
+    let mut variables = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some((_, name)) = line.split_once("- name: REKEYD_") else {
+            continue;
+        };
+        let (_, value) = lines.next().unwrap().split_once("value: ").unwrap();
+        // What helm works out: the share of the KMS calls.
+        let value = if value.starts_with("{{") { "83" } else { value };
+        variables.push((format!("REKEYD_{name}"), value.to_owned()));
+    }
+    let settings = settings(&variables);
+    assert_eq!(value(&settings, "kms.rate_per_s"), "83");
+    assert_eq!(value(&settings, "log.format"), "json");
+    // The port that the probes and Prometheus ask.
+    assert_eq!(value(&settings, "metrics.listen"), "0.0.0.0:9464");
+    assert!(chart("templates/statefulset.yaml").contains("containerPort: 9464\n"));
 }
