@@ -1,6 +1,9 @@
 //! `rekeyd chaos` as its user runs it: its exit code, its last line, what it
 //! leaves behind, and that a loss is found.
 
+#[path = "../schema/mod.rs"]
+mod schema;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -66,6 +69,20 @@ fn workers_that_die_freeze_and_ail_lose_nothing() {
         assert!(text.contains(row), "`{row}` is missing in:\n{text}");
     }
     assert!(!dir.exists(), "the directory is removed");
+}
+
+#[test]
+fn what_it_prints_for_programs_is_what_its_schema_says() {
+    let temp = tempfile::tempdir().unwrap();
+    let output = chaos(&temp.path().join("chaos"))
+        .args(["--kills", "1", "--messages", "200", "--output", "json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(DONE), "{}", text(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema::misfit("chaos.json", &answer), None, "{answer}");
+    assert_eq!(answer["report"]["kills"], 1, "{answer}");
+    assert_eq!(answer["holds"], true, "{answer}");
 }
 
 /// Starts a run that waits before its last judgement, until it does.

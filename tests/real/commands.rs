@@ -11,6 +11,7 @@ use scylla::client::session_builder::SessionBuilder;
 use serde_json::Value;
 
 use crate::rig::Rig;
+use crate::schema;
 use crate::services::{cassandra, schema_lock};
 
 /// Exit codes of docs/cli.md.
@@ -76,29 +77,31 @@ async fn a_schema_is_printed_applied_checked_and_mended_as_it_says() {
         "--replication",
         "{'class': 'NetworkTopologyStrategy', 'datacenter1': 1}",
     ];
-    let schema = async |code: i32, arguments: &[&str]| {
+    let command = async |code: i32, arguments: &[&str]| {
         run(&config, code, &[&["schema"], arguments].concat()).await
     };
 
     // Nothing is there yet, and it is said what to run.
-    let bare = problems(&schema(CONFLICT, &["check"]).await);
+    let bare = problems(&command(CONFLICT, &["check"]).await);
     assert_eq!(bare.len(), 1, "{bare:?}");
     assert!(bare[0].0.contains(&keyspace) && bare[0].1.contains("schema apply"));
 
     // What is printed can be run by hand.
-    let printed = schema(DONE, &[&["print"], &replication[..]].concat()).await;
+    let printed = command(DONE, &[&["print"], &replication[..]].concat()).await;
+    assert_eq!(schema::misfit("schema-print.json", &printed), None);
     paste(&session, printed["cql"].as_str().unwrap()).await;
     let applied = {
         let _alone = schema_lock().await;
-        schema(DONE, &[&["apply"], &replication[..]].concat()).await
+        command(DONE, &[&["apply"], &replication[..]].concat()).await
     };
+    assert_eq!(schema::misfit("schema-apply.json", &applied), None);
     assert_eq!(applied["made"].as_array().unwrap().len(), 0, "{applied}");
     assert_eq!(applied["stood"].as_array().unwrap().len(), 8, "{applied}");
     // Late writes are waited for as long as the tables keep deletes.
     let mut waits = Timing::production();
     waits.drain_ms = 864_000_000;
     assert_eq!(applied["timing"], serde_json::to_value(waits).unwrap());
-    assert_eq!(problems(&schema(DONE, &["check"]).await), []);
+    assert_eq!(problems(&command(DONE, &["check"]).await), []);
 
     // What is forbidden is named with its table; it is left as it is, and the fix
     // that is named can be run as it stands.
@@ -112,8 +115,8 @@ async fn a_schema_is_printed_applied_checked_and_mended_as_it_says() {
             &format!("ALTER TABLE {keyspace}.{table} WITH {spoil}"),
         )
         .await;
-        for command in ["check", "apply"] {
-            let found = problems(&schema(CONFLICT, &[command]).await);
+        for looks in ["check", "apply"] {
+            let found = problems(&command(CONFLICT, &[looks]).await);
             assert_eq!(found.len(), 1, "{found:?}");
             let name = format!("{keyspace}.{table}");
             assert!(
@@ -121,9 +124,9 @@ async fn a_schema_is_printed_applied_checked_and_mended_as_it_says() {
                 "{found:?}"
             );
         }
-        let found = problems(&schema(CONFLICT, &["check"]).await);
+        let found = problems(&command(CONFLICT, &["check"]).await);
         paste(&session, &found[0].1).await;
-        assert_eq!(problems(&schema(DONE, &["check"]).await), []);
+        assert_eq!(problems(&command(DONE, &["check"]).await), []);
     }
 }
 

@@ -63,6 +63,8 @@ mod rekey;
 #[allow(dead_code)]
 #[path = "../suite/rig.rs"]
 mod rig;
+#[path = "../schema/mod.rs"]
+mod schema;
 #[path = "../recovery/site.rs"]
 mod site;
 #[allow(dead_code)]

@@ -2,9 +2,29 @@
 //! rest. For tests: those of what commands print, and those of job messages.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use regex_lite::Regex;
 use serde_json::Value;
+
+/// Where the schemas of commands are.
+#[allow(dead_code)]
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas")
+}
+
+/// What is wrong with a command's answer by its schema, a file of [`folder`].
+#[allow(dead_code)]
+pub fn misfit(file: &str, answer: &Value) -> Option<String> {
+    let read = |name: &str| {
+        let path = folder().join(name);
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let misfit = Schema::among(read(file), &read).whole().misfit(answer)?;
+    Some(format!("docs/schemas/{file}: {misfit}"))
+}
 
 /// A schema, and the files that it refers to.
 pub struct Schema<'a> {
