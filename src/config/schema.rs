@@ -391,7 +391,7 @@ pub const KEYS: &[Key] = &[
     key(
         "plan.price_date",
         Kind::Day,
-        Default::Text("2025-06-01"),
+        Default::Text("2026-06-13"),
         "",
         "The day of the price list that the price is from; set both when yours is newer.",
     ),
@@ -577,7 +577,7 @@ impl Key {
             }
             Kind::Hosts => "hosts such as `10.0.0.1:9042,10.0.0.2`, with commas between".to_owned(),
             Kind::Amount => "an amount in quotes such as `\"0.03\"`".to_owned(),
-            Kind::Day => "a day in quotes such as `\"2025-06-01\"`".to_owned(),
+            Kind::Day => "a day in quotes such as `\"2026-06-13\"`".to_owned(),
         }
     }
 

@@ -166,7 +166,7 @@ mod tests {
                 total: calls.total(),
                 usd: "0.01".to_owned(),
                 price_per_10k_usd: "0.03".to_owned(),
-                price_date: "2025-06-01".to_owned(),
+                price_date: "2026-06-13".to_owned(),
             },
             budgets,
             time: Time::of(Way::Reencrypt, &size, &waits, &budgets),

@@ -65,7 +65,7 @@ fn a_plan_counts_prices_and_names_its_bottleneck_and_stands_beside_what_happened
         "(counted)",
         "(from a sample)",
         "GenerateDataKey",
-        "list price of 2025-06-01",
+        "list price of 2026-06-13",
         "bound by the settle",
         "next        rekeyd enqueue",
     ] {
