@@ -36,6 +36,7 @@ pub(super) async fn run(
     let mut progress = Progress::new(retrying);
     let mut saved_at: BootTime = shared.clock.boot();
     while let Some(mut tally) = done.recv().await {
+        tally.tell();
         // Room and turn go back now, not in order: a page that waits here for
         // one before it must not keep that one from being read.
         tally.room = None;
@@ -193,6 +194,7 @@ async fn save(task: &TaskRun, progress: &mut Progress) -> Result<(), TaskError> 
     task.hold
         .save(|row| note(&shared.timing, row, taken, now_ms))
         .await?;
+    tracing::debug!("checkpoint made durable");
     killpoint::reach("checkpoint_after");
     Ok(())
 }

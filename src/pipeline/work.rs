@@ -166,6 +166,16 @@ impl Tally {
         }
     }
 
+    /// One line of the log for the batch, for somebody who looks closely.
+    pub fn tell(&self) {
+        let c = &self.counts;
+        tracing::debug!(
+            slice = %self.slice.id, page = self.page, rows = c.scanned, rewritten = c.rewritten,
+            current = c.current, changed = c.changed, expired = c.expired, empty = c.empty,
+            blocked = c.blocked, quarantined = c.quarantined, "batch done"
+        );
+    }
+
     /// Counts cells that wait for a key.
     pub fn block(&mut self, rows: u64, why: Blocked) {
         self.counts.blocked += rows;

@@ -142,33 +142,31 @@ mod tests {
     }
 
     #[test]
-    fn a_line_carries_job_organization_slice_and_worker_at_any_level() {
+    fn a_line_says_what_it_is_about_at_any_level() {
         let org = OrgId::new("acme").unwrap();
         let job = JobId::random();
         for filter in ["info", "warn", "error"] {
             let text = logged(LogFormat::Json, filter, || {
-                let _worker = span::worker("w-1").entered();
-                let _job = span::job(&org, job).entered();
-                let _slice = span::slice(&"acme/message/c1/2019-02-13T17").entered();
+                let _task = span::task("w-1", &org, job, &"000001/000002", "rewrite", 7).entered();
                 tracing::error!(rows = 3, "parked");
             });
             let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
             assert_eq!(line["message"], "parked");
             assert_eq!(line["rows"], 3);
             let spans = line["spans"].as_array().unwrap();
-            let names: Vec<_> = spans.iter().map(|s| s["name"].as_str().unwrap()).collect();
-            assert_eq!(names, [span::WORKER, span::JOB, span::SLICE]);
-            assert_eq!(spans[0]["worker"], "w-1");
-            assert_eq!(spans[1]["org"], "acme");
-            assert_eq!(spans[1]["job"], job.to_string());
-            assert_eq!(spans[2]["slice"], "acme/message/c1/2019-02-13T17");
+            assert_eq!(spans.len(), 1);
+            let expected = serde_json::json!({
+                "name": "task", "worker": "w-1", "org": "acme", "job": job.to_string(),
+                "task": "000001/000002", "pass": "rewrite", "token": 7,
+            });
+            assert_eq!(spans[0], expected);
         }
         let text = logged(LogFormat::Human, "info", || {
-            let _slice = span::slice(&"s-7").entered();
+            let _job = span::job("w-1", &org, job).entered();
             tracing::info!("done");
         });
         assert!(
-            text.contains("slice{slice=s-7}") && text.contains("done"),
+            text.contains("job{worker=\"w-1\" org=acme job=") && text.contains("done"),
             "{text}"
         );
     }

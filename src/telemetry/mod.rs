@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `logs` | log lines on standard error, for people or as JSON |
-//! | `span` | the spans that say which job, organization, slice and worker a line is about |
+//! | `span` | the spans that say which worker, job and task a line is about |
 //! | `metrics` | the name of every metric, and the port Prometheus fetches them from |
 //! | `panic` | a panic message that names the place and nothing else |
 //! | `waiting` | what the process waits for, for the status |

@@ -1,8 +1,9 @@
-//! The spans that say what a log line is about. They nest: a worker's, within it
-//! a job's, within it a task's, within it a slice's.
+//! The spans that say what a log line is about: by their fields the lines of one
+//! job, task or worker are found together, across processes.
 //!
-//! They are made at level `error`, so that a filter that lets only errors
-//! through still says where they belong.
+//! Each says all, and none relies on another around it: work for one job goes on
+//! in many tasks of the runtime. They are made at level `error`, so that a filter
+//! that lets only errors through still says where they belong.
 
 use std::fmt::Display;
 
@@ -10,31 +11,20 @@ use tracing::{Span, error_span};
 
 use crate::ids::{JobId, OrgId};
 
-/// The span of a worker process. Field `worker`.
-pub const WORKER: &str = "worker";
-/// The span of a job. Fields `job` and `org`.
-pub const JOB: &str = "job";
-/// The span of a held task. Fields `task` and `token`, its fencing token.
-pub const TASK: &str = "task";
-/// The span of a slice. Field `slice`.
-pub const SLICE: &str = "slice";
-
-/// What a worker process does.
-pub fn worker(worker: &str) -> Span {
-    error_span!(WORKER, worker)
+/// What a worker does as the driver of a job. Fields `worker`, `org`, `job`.
+pub fn job(worker: &str, org: &OrgId, job: JobId) -> Span {
+    error_span!("job", worker, %org, %job)
 }
 
-/// What is done for a job.
-pub fn job(org: &OrgId, job: JobId) -> Span {
-    error_span!(JOB, %job, %org)
-}
-
-/// What is done under one lease of a task.
-pub fn task(task: &dyn Display, token: u64) -> Span {
-    error_span!(TASK, %task, token)
-}
-
-/// What is done with a slice.
-pub fn slice(slice: &dyn Display) -> Span {
-    error_span!(SLICE, %slice)
+/// What is done under one lease of a task. Besides the job's fields: `task`, the
+/// `pass` and `token`, the lease's fencing token.
+pub fn task(
+    worker: &str,
+    org: &OrgId,
+    job: JobId,
+    task: &dyn Display,
+    pass: &str,
+    token: u64,
+) -> Span {
+    error_span!("task", worker, %org, %job, %task, pass, token)
 }

@@ -18,6 +18,7 @@ use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::replay;
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
+use crate::telemetry::span;
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 use turn::Turn;
 
@@ -210,9 +211,13 @@ async fn run_task(
     if row.blocked.iter().any(|blocked| blocked.retry_ms == 0) {
         shared.parking.try_all();
     }
-    let span = tracing::info_span!(
-        "task", org = %request.org(), job = %request.job_id(), task = %task_id,
-        pass = round.pass.as_str(), worker = %worker.name.worker
+    let span = span::task(
+        &worker.name.worker,
+        request.org(),
+        request.job_id(),
+        &task_id,
+        round.pass.as_str(),
+        token,
     );
     // Stops for two reasons: the worker is asked to, or the job has no use for
     // the task any more.

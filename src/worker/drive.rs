@@ -33,6 +33,7 @@ use crate::kms::{ReasonCode, Use};
 use crate::pipeline::patiently;
 use crate::planted::{self, Bug};
 use crate::registry::{CopyPhase, Raised, RegistryError};
+use crate::telemetry::span;
 use crate::telemetry::waiting::Part;
 use crate::worker::preflight::{self, Found};
 use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
@@ -47,9 +48,8 @@ pub(super) async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
     let row = hold.row().await;
-    let span = tracing::info_span!(
-        "job", org = %row.request.org(), job = %row.request.job_id(), worker = %worker.name.worker
-    );
+    let request = &row.request;
+    let span = span::job(&worker.name.worker, request.org(), request.job_id());
     let driver = Driver {
         worker: &worker,
         hold: &hold,

@@ -77,6 +77,9 @@ async fn no_message_and_no_key_is_in_any_log_or_file() {
         let text = String::from_utf8_lossy(&searched[&log]).into_owned();
         assert!(text.contains("TRACE") || text.contains("DEBUG"), "{text}");
         assert!(text.contains(&job.to_string()));
+        if format == "json" {
+            says_what_each_batch_was_for(&text, &job.to_string());
+        }
         let store = &searched[&rig.config.store.path];
         let wal = with_suffix(&rig.config.store.path, "-wal");
         let in_store = finds(store, b"marked-3") || finds(&searched[&wal], b"marked-3");
@@ -103,6 +106,25 @@ async fn no_message_and_no_key_is_in_any_log_or_file() {
                 }
             }
         }
+    }
+}
+
+/// A line for each batch, which is found by its job, task and slice.
+fn says_what_each_batch_was_for(log: &str, job: &str) {
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let batches: Vec<_> = lines
+        .filter(|line| line["message"] == "batch done")
+        .collect();
+    assert!(!batches.is_empty(), "{log}");
+    for batch in batches {
+        let about = &batch["spans"][0];
+        assert_eq!(about["job"], job, "{batch}");
+        for (place, field) in [(about, "task"), (about, "pass"), (&batch, "slice")] {
+            assert!(place[field].is_string(), "{field}: {batch}");
+        }
+        assert!(batch["rows"].is_u64(), "{batch}");
     }
 }
 
