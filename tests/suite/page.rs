@@ -1,8 +1,8 @@
-//! The status page over HTTP: what it answers, to whom, and what that costs the
+//! What a worker answers over HTTP, the status page above all: what it answers, to whom, and what that costs the
 //! store.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rekeyd::clock::{Clock, FakeClock, SharedClock, WallTime};
@@ -16,7 +16,7 @@ use rekeyd::store::sqlite::SqliteStore;
 use rekeyd::store::{Applied, ControlTable, ControlWrite, Expect, SharedStore, Store};
 use rekeyd::telemetry::pulse::{Beat, Pulse, Reached, STUCK_AFTER};
 use rekeyd::telemetry::waiting::Waiting;
-use rekeyd::ui::{self, Hosts, Running, Source};
+use rekeyd::ui::{self, Hosts, Machines, Running, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -108,21 +108,7 @@ impl Site {
     }
 
     async fn ask(&self, request: &str) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let reading = stream.read_to_end(&mut answer);
-        tokio::time::timeout(PATIENCE, reading)
-            .await
-            .unwrap()
-            .unwrap();
-        let text = String::from_utf8(answer).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        Answer {
-            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
-            head: head.to_owned(),
-            body: body.to_owned(),
-        }
+        ask(&self.address, request).await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -154,6 +140,24 @@ impl Site {
             .await
             .unwrap()
             .unwrap()
+    }
+}
+
+async fn ask(address: &str, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let reading = stream.read_to_end(&mut answer);
+    tokio::time::timeout(PATIENCE, reading)
+        .await
+        .unwrap()
+        .unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head: head.to_owned(),
+        body: body.to_owned(),
     }
 }
 
@@ -605,4 +609,60 @@ async fn the_page_of_health_says_what_is_wrong() {
     );
     assert!(!html.contains("`intake`"), "{html}");
     assert_eq!(site.reads(), 1, "only the waits, at the beginning");
+}
+
+#[tokio::test]
+async fn the_probes_say_what_a_restart_would_mend_and_what_not() {
+    let clock = FakeClock::at(NOW);
+    let shared: SharedClock = clock.clone();
+    let pulse = Pulse::new(shared);
+    let worker = Arc::new(OnceLock::new());
+    let exposition = rekeyd::telemetry::metrics::install().unwrap();
+    let machines = ui::machines(Machines {
+        exposition,
+        worker: worker.clone(),
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(ui::serve(listener, machines));
+    let says = async |path: &str, status: u16, reasons: &[&str]| {
+        // By any name: whoever starts containers asks by address.
+        let request = format!("GET {path} HTTP/1.1\r\nHost: pod-7\r\nConnection: close\r\n\r\n");
+        let answer = ask(&address, &request).await;
+        let json: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(answer.status, status, "{path}: {json}");
+        let found = json["reasons"].as_array().unwrap();
+        assert_eq!(found.len(), reasons.len(), "{path}: {json}");
+        for (found, part) in found.iter().zip(reasons) {
+            assert!(found.as_str().unwrap().contains(part), "{path}: {json}");
+        }
+    };
+    says("/healthz", 200, &[]).await;
+    says("/readyz", 503, &["timing row"]).await;
+    let running = Running {
+        name: "w".to_owned(),
+        pulse: pulse.clone(),
+        waiting: Waiting::default(),
+    };
+    assert!(worker.set(running).is_ok());
+    says("/readyz", 503, &["store", "queue"]).await;
+    pulse.reached(Reached::Store);
+    pulse.reached(Reached::Queue);
+    says("/readyz", 200, &[]).await;
+    clock.advance(STUCK_AFTER);
+    pulse.beat(Beat::Intake);
+    pulse.beat(Beat::Sweeper);
+    says("/healthz", 503, &["the loop `claims`"]).await;
+    says("/readyz", 503, &["the loop `claims`", "store", "queue"]).await;
+    pulse.beat(Beat::Claims);
+    // Store and queue are away still: no restart mends that.
+    says("/healthz", 200, &[]).await;
+    let request = "GET /metrics HTTP/1.1\r\nHost: pod-7\r\nConnection: close\r\n\r\n";
+    let metrics = ask(&address, request).await;
+    assert_eq!(metrics.status, 200);
+    assert!(
+        metrics.body.contains("rekeyd_build_info{"),
+        "{}",
+        metrics.body
+    );
 }

@@ -17,7 +17,7 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
     let title = format!("{} {}", row.state, row.request.org());
     let main = html! {
         section #head data-live {
-            h1 { (badge(row.state)) " " (foreign(&row.request.what())) }
+            h1 { (badge(row.state)) " " (super::what(row)) }
             p .quiet { "Job " code { (row.request.job_id()) } ", " (row.state) " since " (ago(row.since_ms, now))
                 @if let Some(lease) = row.lease.as_ref().filter(|_| !is_free(row, now.unix_ms())) {
                     ", driven by " (foreign(&lease.worker))
@@ -30,7 +30,7 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
                 p { (foreign(&row.why)) }
             }
             @if let Some(next) = progress::next(row) {
-                p .notice .held { "What to do: " (command(&next)) }
+                p .notice .held { "What to do: " (foreign(&next)) }
             }
             (super::throttles(&job.throttles, &[], now))
         }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Part, ago, badge, foreign, job_link};
+use super::{Part, ago, badge, foreign, job_link, what};
 use crate::clock::WallTime;
 use crate::job::{JobRow, JobState, is_free};
 use crate::ui::look::{Jobs, Which};
@@ -101,16 +101,6 @@ fn table(rows: &[JobRow], now: WallTime) -> Markup {
                     }
                 }
             }
-        }
-    }
-}
-
-/// What is asked for, without the organization, which stands beside it.
-fn what(job: &JobRow) -> Markup {
-    match job.request.channel_move() {
-        None => html! { "rekey (" (job.mode().as_str()) ")" },
-        Some(m) => {
-            html! { "move " (foreign(&m.source().to_string())) " to " (foreign(&m.destination().to_string())) }
         }
     }
 }

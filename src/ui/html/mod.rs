@@ -17,7 +17,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::looks::{Page, Shown};
 use crate::clock::WallTime;
 use crate::ids::JobId;
-use crate::job::{JobState, Throttle};
+use crate::job::{JobRow, JobState, Throttle};
 use crate::progress::figures;
 
 pub(super) use health::health;
@@ -133,6 +133,18 @@ fn badge(state: JobState) -> Markup {
         _ => "busy",
     };
     html! { span class=(format!("badge {kind}")) { (state) } }
+}
+
+/// What is asked for, in short: the CMKs stand among the facts of the job.
+fn what(job: &JobRow) -> Markup {
+    match job.request.channel_move() {
+        None => html! {
+            "rekey of " (foreign(job.request.org().as_str())) " (" (job.mode().as_str()) ")"
+        },
+        Some(m) => html! {
+            "move " (foreign(&m.source().to_string())) " to " (foreign(&m.destination().to_string()))
+        },
+    }
 }
 
 fn job_link(id: JobId) -> Markup {
