@@ -51,8 +51,8 @@ ENV REKEYD_DATA_DIR=/var/lib/rekeyd \
 USER 65532:65532
 WORKDIR /var/lib/rekeyd
 VOLUME /var/lib/rekeyd
-# No shell is needed. It asks the worker in this container, which answers as long
-# as it runs; whether work gets on is for its metrics. Switch it off
+# No shell is needed. It asks the worker in this container whether its loops move;
+# whether work gets on is for its metrics. Switch it off
 # (--no-healthcheck) where the container runs another command for long.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s \
     CMD ["/usr/local/bin/rekeyd", "healthcheck"]

@@ -1,6 +1,7 @@
 //! rekeyd moves a live, encrypted message store from one customer master key to
 //! another. ARCHITECTURE.md is the map of this crate.
 
+pub mod ask;
 pub mod audit;
 pub mod aws;
 pub mod certificate;
@@ -24,6 +25,7 @@ pub mod kms;
 pub mod pipeline;
 pub mod plan;
 pub mod planted;
+pub mod progress;
 pub mod queue;
 pub mod registry;
 pub mod replay;
@@ -33,6 +35,7 @@ pub mod scope;
 pub mod sim;
 pub mod store;
 pub mod telemetry;
+pub mod ui;
 pub mod verify;
 pub mod wiring;
 pub mod worker;

@@ -17,6 +17,7 @@ use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{BlockedSlice, ThrottleEvent};
+use crate::progress;
 
 /// The largest file that `check` reads, bytes: far more than any certificate has.
 const LARGEST: u64 = 64 << 20;
@@ -92,7 +93,7 @@ async fn gather(context: &Context, id: JobId) -> Result<Certificate, Failure> {
     let mut job = context::job(&book, id).await?.row;
     let org = job.request.org().clone();
     let activations = context.registry().await?.activations(&org).await?;
-    let lapsed = context::lapse(&mut job, &activations);
+    let lapsed = progress::lapse(&mut job, &activations);
     let history = book.history(&org, id).await?;
     let throttles = throttles(&book, &job).await?;
     let tasks = match job.round {

@@ -8,11 +8,11 @@ use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Loaded, QueueKind};
 use crate::ids::{CmkArn, JobId, OrgId};
-use crate::job::{JobBook, JobRow, JobState, Verdict, Versioned};
+use crate::job::{JobBook, JobRow, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
 use crate::queue::SharedQueue;
-use crate::registry::{ActivationRow, CmkAccess, Registry};
+use crate::registry::{CmkAccess, Registry};
 use crate::store::SharedStore;
 use crate::wiring;
 
@@ -136,35 +136,6 @@ pub(super) fn who() -> String {
         }
         _ => OPERATOR.to_owned(),
     }
-}
-
-/// A verdict holds until a later job makes the old CMK active again, whatever
-/// became of that job. From then on the row says so in place of what its end
-/// said. `activations` are those of the job's organization.
-pub(super) fn lapse(job: &mut JobRow, activations: &[ActivationRow]) -> bool {
-    let Some(own) = &job.activated else {
-        return false;
-    };
-    // A move says where a channel is, not what a CMK is needed for.
-    if job.state != JobState::Drained || job.request.rekey().is_none() {
-        return false;
-    }
-    let is_active_again = |cmk: &&CmkArn| {
-        activations
-            .iter()
-            .any(|later| later.epoch > own.epoch && later.to_cmk == **cmk)
-    };
-    let old = std::iter::once(&own.from_cmk)
-        .chain(&job.freed)
-        .find(is_active_again)
-        .cloned();
-    let Some(old) = old else {
-        return false;
-    };
-    let verdict = Verdict::Lapsed { old }.to_string();
-    job.why.clone_from(&verdict);
-    job.verdict = Some(verdict);
-    true
 }
 
 /// A job that must be there.

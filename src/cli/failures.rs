@@ -9,7 +9,8 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
-use crate::job::{BlockedSlice, JobRow, JobState, Pass, QuarantineRow};
+use crate::job::{BlockedSlice, JobState, Pass, QuarantineRow};
+use crate::progress;
 
 /// Of each reason, so many are listed for people; JSON has all of them.
 const SHOWN: usize = 20;
@@ -31,7 +32,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             .await?
             .activations(job.request.org())
             .await?;
-        context::lapse(&mut job, &activations);
+        progress::lapse(&mut job, &activations);
         let tasks = match job.round {
             Some(round) => book.tasks(id, round.number).await?,
             None => Vec::new(),
@@ -48,8 +49,8 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             "job_id": id, "state": job.state, "why": job.why, "rounds": job.rounds,
             "blocked": blocked, "quarantined": quarantined,
             "retry": {
-                "blocked": retry(&job, "blocked", !blocked.is_empty()),
-                "quarantined": retry(&job, "quarantined", blocked.is_empty() && !quarantined.is_empty()),
+                "blocked": progress::retry(&job, "blocked", !blocked.is_empty()),
+                "quarantined": progress::retry(&job, "quarantined", blocked.is_empty() && !quarantined.is_empty()),
             },
         });
         context.out.show(&programs, || {
@@ -70,11 +71,11 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             if job.state == JobState::Paused {
                 text += &format!("it is paused; let it go on first: rekeyd resume {id} --reason <TEXT>\n");
             } else if !job.state.is_final() {
-                if let Some(command) = retry(&job, "blocked", !blocked.is_empty()) {
+                if let Some(command) = progress::retry(&job, "blocked", !blocked.is_empty()) {
                     text += &format!("when the cause is gone, at once: {command}\n");
                 }
                 if !quarantined.is_empty() {
-                    text += &match retry(&job, "quarantined", blocked.is_empty()) {
+                    text += &match progress::retry(&job, "quarantined", blocked.is_empty()) {
                         Some(command) => {
                             format!("when the cells are mended or deleted: {command}\n")
                         }
@@ -96,17 +97,6 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         })?;
         Ok(Exit::Done)
     })
-}
-
-/// The command that tries a kind of failures again, where it would do something.
-fn retry(job: &JobRow, kind: &str, there_are: bool) -> Option<String> {
-    // What does not open is gone through anew only from the end of a round.
-    let may = match kind {
-        "blocked" => job.state.has_tasks(),
-        _ => job.state == JobState::Blocked,
-    };
-    let id = job.request.job_id();
-    (there_are && may).then(|| format!("rekeyd retry {id} --{kind} --reason <TEXT>"))
 }
 
 fn blocked_lines(context: &Context, code: &str, slices: &[BlockedSlice]) -> String {

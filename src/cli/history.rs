@@ -10,7 +10,8 @@ use crate::cli::out;
 use crate::cli::planned;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
-use crate::job::{Throttle, ThrottleEvent, Transition};
+use crate::job::{Throttle, ThrottleEvent};
+use crate::progress::way;
 
 #[derive(clap::Args)]
 #[command(
@@ -71,13 +72,6 @@ fn asked_for(what: String, reason: &str) -> String {
     match reason.is_empty() {
         true => what,
         false => format!("{what}: {reason}"),
-    }
-}
-
-fn way(step: &Transition) -> String {
-    match step.is_note() {
-        true => format!("stays {}", step.to),
-        false => format!("{} -> {}", step.from, step.to),
     }
 }
 

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::OrgId;
 use crate::job::{JobRow, JobState, is_free};
+use crate::progress;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  rekeyd jobs --org acme --all\n  \
@@ -164,7 +165,7 @@ async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, F
         let activations = registry.activations(&org).await?;
         jobs.extend(of_org.into_iter().map(|job| {
             let mut row = job.row;
-            context::lapse(&mut row, &activations);
+            progress::lapse(&mut row, &activations);
             row
         }));
     }

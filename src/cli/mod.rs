@@ -11,10 +11,11 @@
 //! | `report` | the library's errors, turned into what people see |
 //! | `out` | tables, lines and JSON on standard output |
 //! | `near` | the name that was probably meant |
-//! | `figures` | numbers, spans and times as people read them |
 //! | `planned` | the plan a job was asked for with, beside what happened |
-//! | `progress` | how far a job is, in numbers and in one line |
 //! | `reference` | the command line as data, for its page and for tests of pages |
+//!
+//! How far a job is, and figures as people read them, are in `progress`, which
+//! the status page uses too.
 
 mod act;
 mod audit;
@@ -31,7 +32,6 @@ mod enqueue;
 pub mod exit;
 mod explain;
 mod failures;
-mod figures;
 mod healthcheck;
 mod history;
 mod iam_policy;
@@ -48,7 +48,6 @@ mod pause;
 mod plan;
 mod planned;
 mod policy;
-mod progress;
 pub mod reference;
 mod report;
 mod restore_window;
@@ -67,6 +66,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Loaded;
+// Also as `cli::figures`.
+use crate::progress::figures;
 use context::Context;
 use exit::Exit;
 use out::{Form, Out};

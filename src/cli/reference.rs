@@ -146,8 +146,14 @@ fn table<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
 fn form(arg: &Arg) -> String {
     // Without the brackets of what may be left out: the usage has them.
     let text = arg.to_string();
-    let text = text.strip_prefix('[').map_or(text.as_str(), |inner| inner);
-    text.replace("]...", "...").trim_end_matches(']').to_owned()
+    match text.strip_prefix('[') {
+        Some(inner) => inner
+            .replace("]...", "...")
+            .trim_end_matches(']')
+            .to_owned(),
+        // `--ui [<ADDRESS:PORT>]`: a value that may be left out.
+        None => text,
+    }
 }
 
 /// In one line, as a sentence.

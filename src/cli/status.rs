@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::context::{self, Context};
+use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::planned;
-use crate::cli::progress::{Progress, Speed};
 use crate::cli::report::Failure;
-use crate::cli::throttle;
 use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
-use crate::job::{JobBook, JobMessage, JobRow, JobState, Pass, TaskRow, is_free};
+use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
+use crate::progress::{self, Progress, Speed, throttles};
 use crate::queue::SharedQueue;
 use crate::registry::{Registry, Timing};
 
@@ -114,7 +113,7 @@ impl<'a> Status<'a> {
             return Ok(false);
         }
         let activations = self.registry.activations(job.request.org()).await?;
-        Ok(context::lapse(job, &activations))
+        Ok(progress::lapse(job, &activations))
     }
 
     /// Why there is no such job: its message was refused, or is not taken yet.
@@ -155,8 +154,8 @@ impl<'a> Status<'a> {
             let (org, id, now) = (job.request.org(), job.request.job_id(), clock.wall());
             let rows = self.book.throttles().await?;
             progress.throttle(
-                throttle::of_job(&rows, org, id, now),
-                &throttle::unreadable_of_job(&rows, org, id),
+                throttles::of_job(&rows, org, id, now),
+                &throttles::unreadable_of_job(&rows, org, id),
             );
         }
         speed.look(&mut progress, job, clock.wall(), clock.boot());
@@ -347,7 +346,7 @@ impl<'a> Status<'a> {
             ));
         }
         for row in &progress.throttles {
-            rows.push(("throttled", throttle::in_words(row, now)));
+            rows.push(("throttled", throttles::in_words(row, now)));
         }
         if let Some(from) = job.paused_from {
             rows.push(("paused in", from.to_string()));
@@ -355,33 +354,12 @@ impl<'a> Status<'a> {
         if let Some(verdict) = &job.verdict {
             rows.push(("verdict", verdict.clone()));
         }
-        if let Some(next) = next(job) {
+        if let Some(next) = progress::next(job) {
             rows.push(("next", next));
         }
         rows.iter()
             .map(|(name, value)| format!("{name:<11} {value}\n"))
             .collect()
-    }
-}
-
-/// What an operator can do for a job that waits for one.
-fn next(job: &JobRow) -> Option<String> {
-    let id = job.request.job_id();
-    match job.state {
-        JobState::Paused => Some(format!("rekeyd resume {id}")),
-        // Nothing was begun: no slice waits, and the reason has its own command.
-        JobState::Blocked if job.activated.is_none() => {
-            Some(format!("when the cause is gone, rekeyd retry {id}"))
-        }
-        JobState::Blocked => {
-            let mut next =
-                format!("rekeyd failures {id}; when the cause is gone, rekeyd retry {id}");
-            if job.round.is_some_and(|round| round.pass == Pass::Copy) {
-                next += "; or go on without what waits for a key: with --leave-behind --reason";
-            }
-            Some(next)
-        }
-        _ => None,
     }
 }
 
@@ -420,7 +398,7 @@ fn last_words(job: &JobRow) -> String {
     }
     let verdict = job.verdict.as_deref().unwrap_or(&job.why);
     text += &format!("\n{}", figures::printable(verdict));
-    if let Some(next) = next(job) {
+    if let Some(next) = progress::next(job) {
         text += &format!("\nnext: {next}");
     }
     text

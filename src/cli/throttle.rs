@@ -12,10 +12,10 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::Failure;
-use crate::clock::WallTime;
 use crate::ids::{JobId, OrgId};
-use crate::job::{BookError, JobBook, Throttle, ThrottleLimits, ThrottleRows, ThrottleTarget};
+use crate::job::{BookError, JobBook, ThrottleLimits, ThrottleTarget};
 use crate::kms::{ReasonCode, Use};
+use crate::progress::throttles::{in_words, of_job, unreadable_of_job};
 use crate::registry::Registry;
 
 /// A throttle that is meant for longer is a setting of the workers.
@@ -105,39 +105,6 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
             Command::Show(arguments) => show(context, arguments).await,
         }
     })
-}
-
-/// A throttle in one line.
-pub(super) fn in_words(throttle: &Throttle, now: WallTime) -> String {
-    let left = match figures::until(throttle.until_ms, now) {
-        Some(left) => format!("for {} more", figures::span(left)),
-        None => "ending".to_owned(),
-    };
-    format!(
-        "{} to {} {left}, {}",
-        throttle.target,
-        throttle.limits,
-        figures::printable(&throttle.why)
-    )
-}
-
-/// The throttles that slow a job down now.
-pub(super) fn of_job(rows: &ThrottleRows, org: &OrgId, job: JobId, now: WallTime) -> Vec<Throttle> {
-    let mut live = rows.live(now);
-    live.retain(|throttle| throttle.target.applies_to(org, job));
-    live
-}
-
-/// Names of throttles that cannot be read and may concern a job: it stands still
-/// where no worker knows what they said.
-pub(super) fn unreadable_of_job(rows: &ThrottleRows, org: &OrgId, job: JobId) -> Vec<String> {
-    let names = rows.unreadable().into_iter().map(|(name, _)| name);
-    names
-        .filter(|name| {
-            let target = name.parse::<ThrottleTarget>();
-            !target.is_ok_and(|target| !target.applies_to(org, job))
-        })
-        .collect()
 }
 
 /// The target, which must be there: a mistyped one would slow nothing down.

@@ -1,8 +1,11 @@
 //! `rekeyd worker`
 
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -10,14 +13,27 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Failure};
 use crate::retry::{Decision, RetryPolicy};
+use crate::telemetry::pulse::Pulse;
+use crate::ui::{self, Machines, Running, UiError};
+use crate::worker::Worker;
 use crate::{telemetry, wiring};
 
 #[derive(clap::Args)]
 #[command(
     after_help = "Any number of workers may run on one store, and any of them may be killed.\n\n\
-                  Example:\n  rekeyd worker --data-dir trial"
+                  With --ui it serves the status page, for this machine only; from elsewhere: \
+                  ssh -L 9480:127.0.0.1:9480 HOST. It changes nothing.\n\n\
+                  Examples:\n  rekeyd worker --data-dir trial\n  rekeyd worker --ui"
 )]
 pub(super) struct Arguments {
+    /// Serve the status page, on 127.0.0.1:9480 or another address; as ui.listen.
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        num_args = 0..=1,
+        default_missing_value = "127.0.0.1:9480"
+    )]
+    ui: Option<SocketAddr>,
     /// End with this process, however it ends. For the demo's workers.
     #[arg(long, value_name = "PID", hide = true)]
     end_with: Option<u32>,
@@ -33,18 +49,30 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
     let log = &context.config().log;
     telemetry::init_logs(log.format, &log.filter)?;
     tracing::info!("process hardened: {hardened}");
-    context.run_on_all_cores(work(context))
+    context.run_on_all_cores(work(context, arguments.ui))
 }
 
-async fn work(context: &Context) -> Result<Exit, Failure> {
+async fn work(context: &Context, page: Option<SocketAddr>) -> Result<Exit, Failure> {
     let config = context.config();
     // First of all: who asks a worker to stop while it starts gets an orderly
     // end too.
     let on = |kind| signal(kind).map_err(|e| report::system("cannot listen for signals", e));
     let mut terminate = on(SignalKind::terminate())?;
     let mut interrupt = on(SignalKind::interrupt())?;
-    telemetry::metrics::serve(config.metrics.listen)
-        .map_err(|e| report::system("cannot serve the metrics", e))?;
+    let worker = Arc::new(OnceLock::new());
+    if let Some(address) = config.metrics.listen {
+        serve_machines(address, worker.clone()).await?;
+    }
+    // Taken before anything is opened, so that an address that is taken is told
+    // first; answered when there is something to show.
+    let page = match page.or(config.ui.listen) {
+        Some(address) => {
+            let hosts = ui::Hosts::of(address, config.ui.names()).map_err(unservable)?;
+            let listener = ui::listen("ui.listen", address).await.map_err(unservable)?;
+            Some((listener, hosts))
+        }
+        None => None,
+    };
     let ready = until_there(START, async || {
         // Asked by this name, so that a wrong directory is told as such.
         let store = context.store().await?;
@@ -58,23 +86,37 @@ async fn work(context: &Context) -> Result<Exit, Failure> {
     };
     let grace = Duration::from_millis(parts.worker.shared.timing.grace_ms);
     let (ask, stop) = watch::channel(false);
-    let name = &parts.worker.name.worker;
+    let pulse = parts.worker.pulse.clone();
+    let running = Running {
+        name: parts.worker.name.worker.clone(),
+        pulse: pulse.clone(),
+        waiting: parts.worker.name.waiting.clone(),
+    };
+    let page = match page {
+        Some((listener, hosts)) => Some(serve_page(listener, hosts, &parts.worker, &running)?),
+        None => None,
+    };
+    // Nothing else fills it.
+    let running = worker.get_or_init(|| running);
+    let name = &running.name;
     let programs = json!({
         "worker": name, "data_dir": config.data_dir, "audit": parts.audit.path(),
-        "pid": std::process::id(),
+        "pid": std::process::id(), "ui": page,
     });
     context.out.show(&programs, || {
+        let page = page.as_ref().map(|url| format!("\nstatus page: {url}"));
         format!(
-            "worker {name} works on {}; Ctrl-C or SIGTERM stops it",
-            config.data_dir.display()
+            "worker {name} works on {}; Ctrl-C or SIGTERM stops it{}",
+            config.data_dir.display(),
+            page.unwrap_or_default()
         )
     })?;
     let running = parts.worker.clone().run(stop);
     tokio::pin!(running);
     let outcome = tokio::select! {
         outcome = &mut running => outcome,
-        _ = terminate.recv() => stop_within(&ask, running, grace).await,
-        _ = interrupt.recv() => stop_within(&ask, running, grace).await,
+        _ = terminate.recv() => stop_within(&ask, &pulse, running, grace).await,
+        _ = interrupt.recv() => stop_within(&ask, &pulse, running, grace).await,
     };
     // The stream ends in order even if the worker did not.
     parts.audit.close().await?;
@@ -114,13 +156,63 @@ async fn until_there<T>(
     }
 }
 
+fn unservable(error: UiError) -> Failure {
+    match &error {
+        UiError::Open(_) => Failure::new(Exit::Config, error.to_string()).help(
+            "keep the page on a loopback address and forward a port to it, or set ui.hosts and \
+             put something in front that asks who is there",
+        ),
+        UiError::Listen { .. } => report::system("cannot serve HTTP", error),
+    }
+}
+
+/// Answers machines from now on: the process is alive while it still starts.
+async fn serve_machines(
+    address: SocketAddr,
+    worker: Arc<OnceLock<Running>>,
+) -> Result<(), Failure> {
+    let listener = ui::listen("metrics.listen", address)
+        .await
+        .map_err(unservable)?;
+    let exposition =
+        telemetry::metrics::install().map_err(|e| report::system("cannot serve the metrics", e))?;
+    tokio::spawn(exposition.clone().keep_small());
+    let machines = ui::machines(Machines { exposition, worker });
+    tokio::spawn(ui::serve(listener, machines));
+    Ok(())
+}
+
+/// Answers people, and tells by which address.
+fn serve_page(
+    listener: TcpListener,
+    hosts: ui::Hosts,
+    worker: &Worker,
+    running: &Running,
+) -> Result<String, Failure> {
+    let address = listener.local_addr();
+    let address = address.map_err(|e| report::system("cannot serve the status page", e))?;
+    let shared = &worker.shared;
+    let source = ui::Source {
+        book: shared.book.clone(),
+        registry: shared.registry.clone(),
+        clock: shared.clock.clone(),
+        timing: shared.timing,
+        open: worker.open.clone(),
+        running: running.clone(),
+    };
+    tokio::spawn(ui::serve(listener, ui::page(source, hosts)));
+    Ok(format!("http://{address}/"))
+}
+
 /// Asks the worker to stop and waits for it. After the grace time the process
 /// ends as it is: that is no different from a kill, which it survives.
 async fn stop_within(
     ask: &watch::Sender<bool>,
+    pulse: &Pulse,
     running: impl Future<Output = Result<(), crate::worker::WorkerError>>,
     grace: Duration,
 ) -> Result<(), crate::worker::WorkerError> {
+    pulse.stops();
     ask.send_replace(true);
     match tokio::time::timeout(grace, running).await {
         Ok(outcome) => outcome,

@@ -9,10 +9,11 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::Failure;
-use crate::cli::throttle;
 use crate::clock::WallTime;
-use crate::ids::{JobId, OrgId};
-use crate::job::{JobBook, JobRow, Lease, TaskRow, Throttle};
+use crate::ids::OrgId;
+use crate::job::{JobBook, Throttle};
+use crate::progress::throttles::in_words;
+use crate::progress::{self, Seen};
 use crate::registry::{Registry, Timing};
 
 #[derive(clap::Args)]
@@ -25,25 +26,6 @@ pub(super) struct Arguments {
     /// What is held of this organization only.
     #[arg(long)]
     org: Option<OrgId>,
-}
-
-/// A worker by the leases that name it.
-#[derive(Default)]
-struct Seen {
-    newest_until_ms: u64,
-    waits: Option<String>,
-    slowed: Option<String>,
-    held: Vec<Held>,
-}
-
-/// One lease.
-struct Held {
-    job: JobId,
-    org: OrgId,
-    // The task's id and row, or `None` for the job itself.
-    task: Option<(String, TaskRow)>,
-    what: String,
-    until_ms: u64,
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -77,57 +59,14 @@ async fn find(book: &JobBook, only: Option<&OrgId>) -> Result<BTreeMap<String, S
             continue;
         };
         let job = job.row;
-        if let Some(lease) = &job.lease {
-            let what = format!("drives it: {}", job.state);
-            note(&mut workers, lease, &job, None, what);
-        }
-        let Some(round) = job.round.filter(|_| job.state.has_tasks()) else {
-            continue;
+        let tasks = match job.round.filter(|_| job.state.has_tasks()) {
+            Some(round) => book.tasks(id, round.number).await?,
+            None => Vec::new(),
         };
-        for task in book.tasks(id, round.number).await? {
-            let Some(lease) = task.row.lease.clone() else {
-                continue;
-            };
-            let what = format!(
-                "task {}: {}, {} of {}",
-                task.id,
-                round.pass.as_str(),
-                task.row.effort.slices.min(task.row.planned),
-                figures::count(task.row.planned, "slice")
-            );
-            note(&mut workers, &lease, &job, Some((task.id, task.row)), what);
-        }
+        let tasks = tasks.into_iter().map(|task| (task.id, task.row));
+        progress::held(&mut workers, &job, tasks);
     }
     Ok(workers)
-}
-
-fn note(
-    workers: &mut BTreeMap<String, Seen>,
-    lease: &Lease,
-    job: &JobRow,
-    task: Option<(String, TaskRow)>,
-    what: String,
-) {
-    let seen = workers.entry(lease.worker.clone()).or_default();
-    // It says the same of itself in every row that it holds, as it is when it
-    // writes that row: so the newest counts.
-    if lease.until_ms >= seen.newest_until_ms {
-        seen.newest_until_ms = lease.until_ms;
-        seen.waits.clone_from(&lease.waits);
-        seen.slowed.clone_from(&lease.slowed);
-    }
-    seen.held.push(Held {
-        job: job.request.job_id(),
-        org: job.request.org().clone(),
-        task,
-        what,
-        until_ms: lease.until_ms,
-    });
-}
-
-/// When a lease was last renewed: each write sets its end a lease ahead.
-fn renewed_ms(until_ms: u64, timing: &Timing) -> u64 {
-    until_ms.saturating_sub(timing.lease_ms)
 }
 
 fn for_programs(
@@ -140,7 +79,7 @@ fn for_programs(
     json!({
         "workers": workers.iter().map(|(name, seen)| json!({
             "worker": name,
-            "heartbeat_ms": renewed_ms(seen.newest_until_ms, timing),
+            "heartbeat_ms": seen.heartbeat_ms(timing),
             "lapsed": left(seen.newest_until_ms) == 0,
             "waits": seen.waits, "slowed": seen.slowed,
             "holds": seen.held.iter().map(|held| json!({
@@ -149,7 +88,7 @@ fn for_programs(
                 "planned": held.task.as_ref().map(|(_, row)| row.planned),
                 "slices_done": held.task.as_ref().map(|(_, row)| row.effort.slices.min(row.planned)),
                 "token": held.task.as_ref().map(|(_, row)| row.token),
-                "heartbeat_ms": renewed_ms(held.until_ms, timing),
+                "heartbeat_ms": held.heartbeat_ms(timing),
                 "lease_left_ms": left(held.until_ms),
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
@@ -173,7 +112,7 @@ fn for_people(
                     held.job.to_string(),
                     held.org.to_string(),
                     held.what.clone(),
-                    figures::time(renewed_ms(held.until_ms, timing)),
+                    figures::time(held.heartbeat_ms(timing)),
                     match figures::until(held.until_ms, now) {
                         Some(left) => figures::span(left),
                         None => "run out; others may take it".to_owned(),
@@ -196,7 +135,7 @@ fn for_people(
         }
     }
     for row in throttles {
-        text += &format!("\nthrottled: {}", throttle::in_words(row, now));
+        text += &format!("\nthrottled: {}", in_words(row, now));
     }
     text
 }

@@ -54,6 +54,9 @@ pub struct Config {
     /// Reports on jobs.
     #[serde(default)]
     pub report: ReportConfig,
+    /// The status page.
+    #[serde(default)]
+    pub ui: UiConfig,
 }
 
 /// Which store.
@@ -304,6 +307,23 @@ pub struct MetricsConfig {
 pub struct ReportConfig {
     /// The key that signs reports; they are not signed if `None`.
     pub signing_key_file: Option<PathBuf>,
+}
+
+/// `[ui]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UiConfig {
+    /// Where the status page is; off if `None`.
+    pub listen: Option<SocketAddr>,
+    /// By which names it is asked for, with commas between.
+    pub hosts: Option<String>,
+}
+
+impl UiConfig {
+    /// The names, each without a port.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().flat_map(|h| h.split(',')).map(str::trim)
+    }
 }
 
 /// One setting as it takes effect.

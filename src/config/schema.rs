@@ -505,7 +505,21 @@ pub const KEYS: &[Key] = &[
         Kind::Listen,
         Default::None,
         "",
-        "Where Prometheus may fetch the metrics; off if not set.",
+        "Where a worker answers `/metrics`, `/healthz` and `/readyz`; off if not set.",
+    ),
+    key(
+        "ui.listen",
+        Kind::Listen,
+        Default::None,
+        "",
+        "Where a worker serves the status page; off if not set. It asks for no password and names organizations: keep it on a loopback address.",
+    ),
+    key(
+        "ui.hosts",
+        Kind::Hosts,
+        Default::None,
+        "",
+        "Names by which the status page is asked for besides those of the loopback address; needed where ui.listen is another address.",
     ),
     key(
         "report.signing_key_file",

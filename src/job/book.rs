@@ -2,6 +2,7 @@
 //! revision that was read, so whoever lost a lease or was overtaken by an
 //! operator's command cannot write (I6).
 
+mod pages;
 mod throttles;
 
 use crate::clock::SharedClock;

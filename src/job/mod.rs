@@ -10,6 +10,7 @@
 //! | `rows` | jobs, tasks and their counts as they stand in the store |
 //! | `book` | reading and changing those rows, always conditionally |
 //! | `lease` | holding a job or a task for a bounded time |
+//! | `open` | the unfinished jobs as a worker last read them |
 //! | `throttle` | what operators slow workers down by, until a given time |
 //! | `verdict` | the sentence at the end |
 //! | `window` | when a job may act |
@@ -19,6 +20,7 @@ mod cron;
 mod envelope;
 mod lease;
 mod message;
+mod open;
 mod rows;
 mod schema;
 mod state;
@@ -32,6 +34,7 @@ pub use message::{
     Cause, JobMessage, MessageError, Mode, MoveFrom, MoveKind, MoveRequest, MoveTo, PlanRef,
     RekeyRequest,
 };
+pub use open::{OpenJobs, Snapshot};
 pub use rows::{
     Activated, BlockedSlice, Checkpoint, CopyProgress, Counts, Effort, Estimate, JobRow, Lease,
     LeaveBehind, Pass, QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,

@@ -18,7 +18,7 @@ use crate::clock::SharedClock;
 use crate::crypto::Provider;
 use crate::demo::ledger::Ledger;
 use crate::ids::{CmkArn, OrgId, WorkspaceId};
-use crate::job::{JobBook, Throttles, WorkerName};
+use crate::job::{JobBook, OpenJobs, Throttles, WorkerName};
 use crate::kms::SharedKms;
 use crate::kms::audited::Audited;
 use crate::kms::budget::{BudgetSettings, Budgeted, Budgets};
@@ -27,6 +27,7 @@ use crate::pipeline::{Limits, Parking, Shared};
 use crate::registry::{Registry, Timing};
 use crate::retry::RetryPolicy;
 use crate::store::SharedStore;
+use crate::telemetry::pulse::Pulse;
 use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, Worker};
 
@@ -204,6 +205,8 @@ impl World {
                 kms_rate_per_s: 200.0,
             },
             health: None,
+            pulse: Pulse::new(clock.clone()),
+            open: OpenJobs::default(),
         })
     }
 

@@ -8,18 +8,24 @@ use super::{
 use crate::clock::WriteTime;
 use crate::ids::{OrgId, RecordId};
 use crate::scope::Kind;
+use crate::telemetry::pulse::{Pulse, Reached};
 use crate::telemetry::waiting::{Part, Waiting};
 
 /// A store whose absences are noted.
 pub struct Noted {
     inner: SharedStore,
     waiting: Waiting,
+    pulse: Pulse,
 }
 
 impl Noted {
-    /// Notes the absences of `inner` on the board.
-    pub fn new(inner: SharedStore, waiting: Waiting) -> Self {
-        Self { inner, waiting }
+    /// Notes the absences of `inner` on the board, and its answers in the pulse.
+    pub fn new(inner: SharedStore, waiting: Waiting, pulse: Pulse) -> Self {
+        Self {
+            inner,
+            waiting,
+            pulse,
+        }
     }
 
     fn seen<T>(&self, answer: StoreResult<T>) -> StoreResult<T> {
@@ -27,7 +33,10 @@ impl Noted {
             Err(error) if error.class == StoreErrorClass::Transient => {
                 self.waiting.note(Part::Store, &error.message);
             }
-            _ => self.waiting.clear(Part::Store),
+            _ => {
+                self.waiting.clear(Part::Store);
+                self.pulse.reached(Reached::Store);
+            }
         }
         answer
     }

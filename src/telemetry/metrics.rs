@@ -1,12 +1,13 @@
-//! The name of every metric, and the port Prometheus fetches them from.
+//! The name of every metric, and the text that Prometheus fetches. docs/metrics.md
+//! lists them.
 //!
 //! Labels have few values, all of them listed here: never an organization, a
 //! job, a slice or a key, of which there is no end and some of which are the
 //! customer's own. Those are in log lines and audit records.
 
-use std::net::SocketAddr;
+use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// What a metric measures over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,18 @@ metrics! {
         &[("to", &["queued", "preflight", "activating", "settling", "rewriting", "verifying",
             "verified", "draining", "drained", "blocked", "failed", "cancelled"])],
         "Changes of a job's state, by the state it came to.";
+    JOBS Gauge "rekeyd_jobs"
+        &[("state", &["queued", "preflight", "activating", "settling", "rewriting", "verifying",
+            "verified", "draining", "blocked", "paused"])],
+        "Unfinished jobs by state, as this worker last read them; every worker shows the same.";
+    JOBS_UNATTENDED Gauge "rekeyd_jobs_unattended" &[],
+        "Unfinished jobs that have something to do now and that no worker drives.";
+    VERDICTS_BLOCKED Gauge "rekeyd_verdicts_blocked" &[],
+        "Jobs whose verdict is held up by blocked slices or quarantined cells: their old CMK must not be disabled.";
+    BLOCKED_SLICES Gauge "rekeyd_blocked_slices" &[],
+        "Slices of unfinished jobs that wait for a key, as their jobs last counted them.";
+    OLDEST_LEASE_SECONDS Gauge "rekeyd_oldest_lease_age_seconds" &[],
+        "Of the jobs that are driven: seconds since the lease was renewed that was renewed longest ago.";
     TASKS_HELD Gauge "rekeyd_tasks_held" &[], "Tasks this process holds a lease on.";
     TASKS_TAKEN_OVER Counter "rekeyd_tasks_taken_over_total" &[],
         "Tasks taken over from a worker whose lease ran out.";
@@ -108,20 +121,41 @@ metrics! {
         "Failures of the audit log; after the first the process stops.";
 }
 
+/// How often what was counted is put together.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Upper ends of the histogram buckets, seconds: from a sync on a fast disk to a
 /// KMS that is about to time out.
 const SECONDS: [f64; 15] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// The metrics cannot be offered.
+/// The metrics cannot be counted.
 #[derive(Debug, thiserror::Error)]
-#[error("metrics.listen {listen}: {source}")]
-pub struct MetricsError {
-    /// The address.
-    pub listen: SocketAddr,
-    /// What went wrong.
-    pub source: BuildError,
+#[error("the metrics cannot be counted: {0}")]
+pub struct MetricsError(#[from] BuildError);
+
+/// What was counted, ready to be fetched. Cheap to clone.
+#[derive(Clone)]
+pub struct Exposition(PrometheusHandle);
+
+impl Exposition {
+    /// The content type of [`Exposition::text`].
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+    /// All metrics in Prometheus' text format.
+    pub fn text(&self) -> String {
+        self.0.render()
+    }
+
+    /// Keeps what is held for the next fetch small, also where nobody fetches.
+    /// Never returns.
+    pub async fn keep_small(self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.0.run_upkeep();
+        }
+    }
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
@@ -129,19 +163,14 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
 }
 
-/// Offers the metrics on `http://<listen>/metrics`; without an address they are
-/// not even counted. Call it within the async runtime. The port asks for no
-/// password: give it an address that only Prometheus reaches.
+/// Begins to count. Without this call nothing is counted.
 ///
 /// # Errors
-/// If the address cannot be listened on, or metrics were started before.
-pub fn serve(listen: Option<SocketAddr>) -> Result<(), MetricsError> {
-    let Some(listen) = listen else { return Ok(()) };
-    builder()
-        .and_then(|b| b.with_http_listener(listen).install())
-        .map_err(|source| MetricsError { listen, source })?;
+/// If it was called before.
+pub fn install() -> Result<Exposition, MetricsError> {
+    let handle = builder()?.install_recorder()?;
     describe();
-    Ok(())
+    Ok(Exposition(handle))
 }
 
 /// Tells the recorder what each metric is, and begins the counters at 0, so that
@@ -253,15 +282,6 @@ mod tests {
         );
         let bucket = "rekeyd_kms_call_seconds_bucket{operation=\"Decrypt\",le=\"0.025\"} 1";
         assert!(text.contains(bucket), "{text}");
-    }
-
-    #[tokio::test]
-    async fn an_address_that_is_taken_is_named() {
-        assert!(serve(None).is_ok());
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = taken.local_addr().unwrap();
-        let error = serve(Some(listen)).unwrap_err();
-        assert!(error.to_string().contains(&listen.to_string()), "{error}");
     }
 
     /// A metric that nothing counts would show a zero that is no measurement.

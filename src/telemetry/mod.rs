@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `logs` | log lines on standard error, for people or as JSON |
 //! | `span` | the spans that say which worker, job and task a line is about |
-//! | `metrics` | the name of every metric, and the port Prometheus fetches them from |
+//! | `metrics` | the name of every metric, and the text that Prometheus fetches |
 //! | `panic` | a panic message that names the place and nothing else |
+//! | `pulse` | whether its loops move, and when it last reached store and queue |
 //! | `waiting` | what the process waits for, for the status |
 //! | `hygiene` | no core dump, no tracing by others, memory kept out of swap |
 
@@ -13,6 +14,7 @@ pub mod hygiene;
 pub mod logs;
 pub mod metrics;
 pub mod panic;
+pub mod pulse;
 pub mod span;
 pub mod waiting;
 

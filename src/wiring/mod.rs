@@ -21,7 +21,7 @@ use crate::audit::{AuditError, AuditLog, Origin};
 use crate::aws::Credentials;
 use crate::clock::SharedClock;
 use crate::config::{Config, KmsKind, QueueKind};
-use crate::job::{JobBook, Throttles, WorkerName};
+use crate::job::{JobBook, OpenJobs, Throttles, WorkerName};
 use crate::kms::budget::Budgets;
 use crate::kms::local::{RingAdmin, RingError};
 use crate::kms::{Gated, KmsError};
@@ -32,6 +32,7 @@ use crate::store::noted::Noted;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::logs::LogError;
+use crate::telemetry::pulse::Pulse;
 use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, ServiceHealth, Worker};
 
@@ -189,7 +190,8 @@ pub async fn worker_on(
         )
     });
     let waiting = Waiting::default();
-    let store: SharedStore = Arc::new(Noted::new(store, waiting.clone()));
+    let pulse = Pulse::new(clock.clone());
+    let store: SharedStore = Arc::new(Noted::new(store, waiting.clone(), pulse.clone()));
     let registry = Registry::new(store.clone(), clock.clone());
     let timing = registry.timing().await?;
     let queue = queue::queue_for_worker(config, clock).await?;
@@ -230,6 +232,8 @@ pub async fn worker_on(
     }
     let worker = Worker {
         health,
+        pulse,
+        open: OpenJobs::default(),
         shared: Arc::new(shared),
         queue,
         name: WorkerName {

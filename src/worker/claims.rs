@@ -18,6 +18,7 @@ use crate::killpoint;
 use crate::pipeline::{self, AllowLists, Ended, Goal, Targets, TaskError, TaskRun, Views};
 use crate::replay;
 use crate::telemetry::metrics::{LEASES_LOST, TASKS_HELD, TASKS_TAKEN_OVER};
+use crate::telemetry::pulse::Beat;
 use crate::telemetry::span;
 use crate::worker::{Worker, WorkerError, joined, open_jobs};
 use turn::Turn;
@@ -30,6 +31,7 @@ pub(super) async fn run(
     // Tasks of their own: they keep their leases while this loop looks for more.
     let mut running = JoinSet::new();
     loop {
+        worker.pulse.beat(Beat::Claims);
         let mut found = false;
         if !*stop.borrow() && running.len() < worker.pace.tasks {
             match finder.claim_one(&worker).await {
@@ -95,6 +97,7 @@ impl Finder {
                 break;
             };
             for job in jobs {
+                worker.pulse.beat(Beat::Claims);
                 let (id, throttles) = (job.request.job_id(), &worker.shared.throttles);
                 let now_ms = worker.shared.clock.wall().unix_ms();
                 if job.closed_until_ms(now_ms).is_some() || !throttles.may_begin(&org, id) {
@@ -117,9 +120,9 @@ impl Finder {
         if self.listed.is_some_and(|at| now.since(at) < poll) {
             return Ok(());
         }
-        let open = open_jobs::read(worker).await?;
+        let open = open_jobs::read(worker, Beat::Claims).await?;
         self.turn
-            .renew(open.into_iter().map(|seen| seen.row).collect());
+            .renew(open.iter().map(|seen| seen.row.clone()).collect());
         self.listed = Some(now);
         let turn = &self.turn;
         self.seen.retain(|(id, _), _| turn.has(*id));

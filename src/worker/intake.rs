@@ -18,6 +18,7 @@ use crate::kms::Use;
 use crate::queue::{Delivery, QueueError, SharedQueue};
 use crate::registry::RegistryError;
 use crate::telemetry::metrics::{JOB_TRANSITIONS, QUEUE_MESSAGES};
+use crate::telemetry::pulse::{Beat, Reached};
 use crate::telemetry::waiting::Part;
 use crate::worker::{Worker, WorkerError};
 
@@ -47,6 +48,7 @@ pub(super) async fn run(
 ) -> Result<(), WorkerError> {
     let intake = Intake { worker: &worker };
     while !*stop.borrow() {
+        worker.pulse.beat(Beat::Intake);
         let pace = &worker.pace;
         let received = tokio::select! {
             biased;
@@ -65,6 +67,7 @@ pub(super) async fn run(
             }
         };
         waiting.clear(Part::Queue);
+        worker.pulse.reached(Reached::Queue);
         intake.take_all(&deliveries).await?;
     }
     Ok(())
@@ -132,6 +135,7 @@ impl Intake<'_> {
     ) -> Result<Vec<&'d Delivery>, WorkerError> {
         let mut recorded = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
+            self.worker.pulse.beat(Beat::Intake);
             match self.take(delivery).await {
                 Ok(taken) => {
                     let result = match &taken {

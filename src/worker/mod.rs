@@ -29,12 +29,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::audit::{AuditError, Record};
-use crate::job::{BookError, HoldError, JobRow, JobState, Transition, WorkerName};
+use crate::job::{BookError, HoldError, JobRow, JobState, OpenJobs, Transition, WorkerName};
 use crate::kms::{KmsError, Use};
 use crate::pipeline::{Shared, TaskError};
 use crate::queue::{QueueError, SharedQueue};
 use crate::registry::RegistryError;
 use crate::telemetry::metrics::JOB_TRANSITIONS;
+use crate::telemetry::pulse::Pulse;
 
 pub use intake::{Intake, Taken};
 pub use service_health::ServiceHealth;
@@ -69,6 +70,10 @@ pub struct Worker {
     pub pace: Pace,
     /// Whom it asks whether the service has room, if anybody.
     pub health: Option<ServiceHealth>,
+    /// Whether its loops move.
+    pub pulse: Pulse,
+    /// The unfinished jobs as it last read them.
+    pub open: OpenJobs,
 }
 
 /// Why a worker ended other than by being asked to.

@@ -4,18 +4,27 @@
 //! costs one listing a poll however many organizations there are.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::ids::{JobId, OrgId};
 use crate::job::{BookError, JobRow, Versioned};
+use crate::telemetry::pulse::Beat;
 use crate::worker::{Worker, WorkerError};
 
 /// Reads them. A row that does not parse is named in the log and left out: it
 /// was written by a newer version or by hand, and must not end a worker that
 /// has other jobs to do.
-pub(super) async fn read(worker: &Worker) -> Result<Vec<Versioned<JobRow>>, WorkerError> {
+///
+/// `beat` is the loop that asks: a long list keeps it busy, not stuck. What was
+/// read is kept for the metrics and the status page.
+pub(super) async fn read(
+    worker: &Worker,
+    beat: Beat,
+) -> Result<Arc<[Versioned<JobRow>]>, WorkerError> {
     let book = &worker.shared.book;
     let mut open = Vec::new();
     for (org, job) in book.open_everywhere().await? {
+        worker.pulse.beat(beat);
         match book.get(&org, job).await {
             // Whoever ended it died before it took it off the list.
             Ok(Some(seen)) if seen.row.state.is_final() => book.unindex(&org, job).await?,
@@ -28,6 +37,9 @@ pub(super) async fn read(worker: &Worker) -> Result<Vec<Versioned<JobRow>>, Work
             Err(error) => return Err(error.into()),
         }
     }
+    let open: Arc<[_]> = open.into();
+    let (now, timing) = (worker.shared.clock.wall(), &worker.shared.timing);
+    worker.open.read_at(now, open.clone(), timing);
     Ok(open)
 }
 

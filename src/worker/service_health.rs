@@ -7,18 +7,15 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::ask;
 use crate::clock::BootTime;
 use crate::telemetry::metrics::SERVICE_HEALTHY;
 use crate::worker::Worker;
 
 /// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// More than this is not needed of an answer: its first line.
-const LONGEST: u64 = 256;
 
 /// Where to ask, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,31 +103,17 @@ pub(super) async fn run(worker: &Worker, asked: &ServiceHealth, mut stop: watch:
 /// One question. What is wrong is told without the answer's body, which is
 /// somebody else's text.
 async fn ask(asked: &ServiceHealth) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot be asked ({})", error.kind());
-    let mut stream = TcpStream::connect(&asked.authority).await.map_err(failed)?;
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-        asked.path, asked.authority
-    );
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut answer = Vec::new();
-    let mut limited = stream.take(LONGEST);
-    // The first line is enough, and a server may keep the connection open.
-    while !answer.contains(&b'\n') && limited.read_buf(&mut answer).await.map_err(failed)? > 0 {}
-    let line = String::from_utf8_lossy(&answer);
-    let status = line
-        .strip_prefix("HTTP/1.")
-        .and_then(|rest| rest.get(2..5))
-        .and_then(|status| status.parse::<u16>().ok());
-    match status {
-        Some(200..=299) => Ok(()),
-        Some(status) => Err(format!("answers {status}")),
-        None => Err("does not speak HTTP".to_owned()),
+    match ask::status(&asked.authority, &asked.authority, &asked.path).await {
+        Ok(status) if status.is_success() => Ok(()),
+        Ok(status) => Err(format!("answers {}", status.as_u16())),
+        Err(error) => Err(error.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]

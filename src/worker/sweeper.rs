@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::job::{JobHold, JobRow, Leased, Versioned, is_free};
 use crate::killpoint;
 use crate::store::ControlTable;
+use crate::telemetry::pulse::Beat;
 use crate::worker::{Worker, WorkerError, drive, joined, open_jobs};
 
 /// Jobs one worker drives at once. A job that waits for a time is nobody's
@@ -27,6 +28,7 @@ pub(super) async fn run(
     let mut driving = JoinSet::new();
     let mut completed = None;
     loop {
+        worker.pulse.beat(Beat::Sweeper);
         let now = worker.shared.clock.boot();
         if completed.is_none_or(|at| now.since(at) >= COMPLETE_EVERY) && !*stop.borrow() {
             match open_jobs::complete_the_list(&worker).await {
@@ -68,9 +70,9 @@ pub(super) async fn run(
 
 async fn free_jobs(worker: &Worker) -> Result<Vec<Versioned<JobRow>>, WorkerError> {
     let now_ms = worker.shared.clock.wall().unix_ms();
-    let mut free = open_jobs::read(worker).await?;
-    free.retain(|seen| is_free(&seen.row, now_ms) && seen.row.is_due(now_ms));
-    Ok(free)
+    let open = open_jobs::read(worker, Beat::Sweeper).await?;
+    let free = |seen: &&Versioned<JobRow>| is_free(&seen.row, now_ms) && seen.row.is_due(now_ms);
+    Ok(open.iter().filter(free).cloned().collect())
 }
 
 async fn claim(

@@ -118,7 +118,10 @@ const ONCE: &[(i32, &str)] = &[
     ),
     (0, "rekeyd enqueue move --org acme --from w1/C9 --to w2/C9"),
     (5, "rekeyd status $JOB"),
-    (0, "rekeyd worker --output json >worker.json 2>worker.log &"),
+    (
+        0,
+        "rekeyd worker --ui 127.0.0.1:0 --output json >worker.json 2>worker.log &",
+    ),
     (
         0,
         "until rekeyd jobs --kind rekey --state blocked | grep -q \"$JOB\"; do sleep 0.1; done",

@@ -49,6 +49,16 @@ impl Bench {
         output
     }
 
+    /// The code that a command ends with.
+    pub fn code(&self, arguments: &[&str]) -> i32 {
+        self.command(arguments)
+            .output()
+            .unwrap()
+            .status
+            .code()
+            .unwrap()
+    }
+
     /// Runs a command that must end with this code; everything it says.
     pub fn run(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.output(code, arguments);

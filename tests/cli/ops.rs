@@ -267,6 +267,11 @@ fn a_health_check_asks_the_worker_that_runs() {
     }
     assert_eq!(b.json(DONE, &ask)["address"], address);
     b.run(DONE, &["healthcheck", "--answers", &address]);
+    // Ready once its queue has answered, which takes a look of a few seconds.
+    while b.code(&[&ask[..], &["--ready"]].concat()) != DONE {
+        assert!(Instant::now() < end, "the worker does not become ready");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     worker.stop();
     b.run(UNAVAILABLE, &ask);
     b.run(UNAVAILABLE, &["healthcheck", "--answers", &address]);

@@ -13,6 +13,7 @@
 //! | `move_overlaps` | moves that overlap with other jobs, are refused or called off |
 //! | `moves` | a channel's move from the queue to its end |
 //! | `overlaps` | jobs that overlap, repeat, turn back or are cancelled |
+//! | `page` | the status page over HTTP: what it answers, to whom, and at which cost |
 //! | `pauses` | a paused job stands still and goes on where it was |
 //! | `policies` | what workers call is what the printed policies allow |
 //! | `refusals` | what may not be done, and that nothing is done |
@@ -34,6 +35,7 @@ mod invariants;
 mod move_overlaps;
 mod moves;
 mod overlaps;
+mod page;
 mod pauses;
 mod policies;
 mod refusals;

@@ -25,6 +25,9 @@ pub trait StepIn: Send + Sync {
     /// Before a control row is changed.
     async fn before_control(&self, _: ControlTable, _: &ControlWrite) {}
 
+    /// Before control rows are read.
+    fn before_control_read(&self, _: ControlTable) {}
+
     /// Before a row is deleted.
     async fn before_delete(&self, _: &Partition, _: &RecordId) -> StoreResult<()> {
         Ok(())
@@ -202,6 +205,7 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         partition: &str,
         ids: &[&str],
     ) -> StoreResult<Vec<ControlRow>> {
+        self.step_in.before_control_read(table);
         self.inner.control_get(table, partition, ids).await
     }
 
@@ -213,6 +217,7 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         after: Option<&str>,
         limit: usize,
     ) -> StoreResult<Vec<ControlRow>> {
+        self.step_in.before_control_read(table);
         self.inner
             .control_list(table, partition, prefix, after, limit)
             .await
@@ -224,6 +229,7 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         after: Option<&str>,
         limit: usize,
     ) -> StoreResult<Vec<String>> {
+        self.step_in.before_control_read(table);
         self.inner.control_partitions(table, after, limit).await
     }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::clock::WallTime;
 
 /// `950`, `18.3 k`, `18.3 M`: three digits are enough to follow progress.
-pub(super) fn amount(n: u64) -> String {
+pub fn amount(n: u64) -> String {
     // Casts are exact below 2^53; beyond it three digits are still right.
     scaled(n as f64)
 }
 
 /// A rate, such as `31.2 k`.
-pub(super) fn rate(per_s: f64) -> String {
+pub fn rate(per_s: f64) -> String {
     if per_s < 10.0 {
         format!("{per_s:.1}")
     } else {
@@ -30,7 +30,7 @@ fn scaled(x: f64) -> String {
 }
 
 /// A span in its largest unit: `41 s`, `14 m`, `3 h 20 m`, `2 d 4 h`.
-pub(super) fn span(d: Duration) -> String {
+pub fn span(d: Duration) -> String {
     let s = d.as_secs() + u64::from(d.subsec_nanos() > 0);
     match s {
         0..=99 => format!("{s} s"),
@@ -41,7 +41,7 @@ pub(super) fn span(d: Duration) -> String {
 }
 
 /// A time to the second, UTC.
-pub(super) fn time(unix_ms: u64) -> String {
+pub fn time(unix_ms: u64) -> String {
     let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(ms) {
         Ok(t) => format!("{t:.0}"),
@@ -50,7 +50,7 @@ pub(super) fn time(unix_ms: u64) -> String {
 }
 
 /// The span until a time, or `None` if it has come.
-pub(super) fn until(unix_ms: u64, now: WallTime) -> Option<Duration> {
+pub fn until(unix_ms: u64, now: WallTime) -> Option<Duration> {
     let left = unix_ms.saturating_sub(now.unix_ms());
     (left > 0).then(|| Duration::from_millis(left))
 }
@@ -59,7 +59,7 @@ pub(super) fn until(unix_ms: u64, now: WallTime) -> Option<Duration> {
 ///
 /// # Errors
 /// In words, for the command line.
-pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
+pub fn parse_span(text: &str) -> Result<Duration, String> {
     let refuse =
         || format!("`{text}` is no span: give seconds, or such as 90s, 30m, 2h, 1d, 1h30m");
     if let Ok(seconds) = text.parse::<u64>() {
@@ -90,7 +90,7 @@ pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
 }
 
 /// `1 slice`, `2 slices`.
-pub(super) fn count(n: u64, one: &str) -> String {
+pub fn count(n: u64, one: &str) -> String {
     if n == 1 {
         format!("{n} {one}")
     } else {
@@ -99,7 +99,7 @@ pub(super) fn count(n: u64, one: &str) -> String {
 }
 
 /// Text of unknown origin without characters that could steer a terminal.
-pub(super) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

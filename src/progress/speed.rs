@@ -1,0 +1,85 @@
+//! How fast a job goes, from one look at it to the next.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Progress;
+use crate::clock::{BootTime, WallTime};
+use crate::job::{JobRow, JobState};
+
+/// Rates are measured over so much time: checkpoints come once a second, and a
+/// shorter span would jump.
+const WINDOW: Duration = Duration::from_secs(15);
+
+/// Speed, per second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Rates {
+    /// Slices.
+    pub slices_per_s: f64,
+    /// Messages.
+    pub messages_per_s: f64,
+    /// KMS calls.
+    pub kms_per_s: f64,
+}
+
+/// Measures speed from one look to the next.
+#[derive(Default)]
+pub struct Speed {
+    round: Option<u32>,
+    seen: VecDeque<(BootTime, u64, u64, u64)>,
+}
+
+impl Speed {
+    /// Takes a look in, and tells the speed if it can. The first look of a
+    /// rewriting round is set against its begin.
+    pub fn look(&mut self, progress: &mut Progress, job: &JobRow, now: WallTime, boot: BootTime) {
+        if self.round != progress.round {
+            self.round = progress.round;
+            self.seen.clear();
+        }
+        let look = (
+            boot,
+            progress.slices_done,
+            progress.counts.scanned,
+            progress.kms_calls,
+        );
+        let oldest = match self.seen.front() {
+            Some(oldest) => Some(*oldest),
+            None if job.state == JobState::Rewriting => {
+                let since = Duration::from_millis(now.unix_ms().saturating_sub(job.since_ms));
+                let begin = BootTime(boot.0.saturating_sub(since));
+                Some((begin, 0, 0, 0))
+            }
+            None => None,
+        };
+        self.seen.push_back(look);
+        while self.seen.len() > 2
+            && self
+                .seen
+                .front()
+                .is_some_and(|(at, ..)| boot.since(*at) > WINDOW)
+        {
+            self.seen.pop_front();
+        }
+        let Some((at, slices, messages, kms)) = oldest else {
+            return;
+        };
+        let took = boot.since(at).as_secs_f64();
+        if took < 0.5 {
+            return;
+        }
+        // A retry may count a slice's rows anew, and so fewer than before.
+        let per_s = |now: u64, then: u64| now.saturating_sub(then) as f64 / took;
+        let rates = Rates {
+            slices_per_s: per_s(progress.slices_done, slices),
+            messages_per_s: per_s(progress.counts.scanned, messages),
+            kms_per_s: per_s(progress.kms_calls, kms),
+        };
+        if rates.slices_per_s > 0.0 && job.state != JobState::Blocked && progress.waits.is_none() {
+            progress.eta_s = Some((progress.left() as f64 / rates.slices_per_s).ceil() as u64);
+        }
+        progress.rates = Some(rates);
+    }
+}
