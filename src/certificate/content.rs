@@ -186,7 +186,8 @@ pub struct Throttled {
 
 /// What a certificate is made from.
 pub struct Sources<'a> {
-    /// The job, its verdict put right where a later job has made it untrue.
+    /// The job with its open round ([`JobRow::so_far`]), its verdict put right where
+    /// a later job has made it untrue.
     pub job: &'a JobRow,
     /// Whether one has.
     pub lapsed: bool,

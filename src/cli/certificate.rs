@@ -96,14 +96,9 @@ async fn gather(context: &Context, id: JobId) -> Result<Certificate, Failure> {
     let lapsed = progress::lapse(&mut job, &activations);
     let history = book.history(&org, id).await?;
     let throttles = throttles(&book, &job).await?;
-    let tasks = match job.round {
-        Some(round) => book.tasks(id, round.number).await?,
-        None => Vec::new(),
-    };
-    let blocked: Vec<BlockedSlice> = tasks
-        .into_iter()
-        .flat_map(|task| task.row.blocked)
-        .collect();
+    let tasks = context::tasks(&book, &job).await?;
+    let job = job.so_far(&tasks);
+    let blocked: Vec<BlockedSlice> = tasks.into_iter().flat_map(|task| task.blocked).collect();
     let quarantined = book.quarantined(&job).await?;
     Ok(Certificate::of(&Sources {
         job: &job,

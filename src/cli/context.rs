@@ -8,7 +8,7 @@ use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Loaded, QueueKind};
 use crate::ids::{CmkArn, JobId, OrgId};
-use crate::job::{JobBook, JobRow, Versioned};
+use crate::job::{JobBook, JobRow, TaskRow, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
 use crate::queue::SharedQueue;
@@ -136,6 +136,15 @@ pub(super) fn who() -> String {
         }
         _ => OPERATOR.to_owned(),
     }
+}
+
+/// The tasks of a job's open round; none between rounds.
+pub(super) async fn tasks(book: &JobBook, job: &JobRow) -> Result<Vec<TaskRow>, Failure> {
+    let Some(round) = job.round else {
+        return Ok(Vec::new());
+    };
+    let tasks = book.tasks(job.request.job_id(), round.number).await?;
+    Ok(tasks.into_iter().map(|task| task.row).collect())
 }
 
 /// A job that must be there.

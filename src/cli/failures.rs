@@ -33,12 +33,9 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             .activations(job.request.org())
             .await?;
         progress::lapse(&mut job, &activations);
-        let tasks = match job.round {
-            Some(round) => book.tasks(id, round.number).await?,
-            None => Vec::new(),
-        };
+        let tasks = context::tasks(&book, &job).await?;
         let mut blocked: BTreeMap<String, Vec<BlockedSlice>> = BTreeMap::new();
-        for slice in tasks.into_iter().flat_map(|task| task.row.blocked) {
+        for slice in tasks.into_iter().flat_map(|task| task.blocked) {
             blocked.entry(slice.code.clone()).or_default().push(slice);
         }
         let mut quarantined: BTreeMap<String, Vec<QuarantineRow>> = BTreeMap::new();

@@ -32,11 +32,12 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         let org = job.request.org();
         let steps = book.history(org, id).await?;
         let throttles = certificate::throttles(&book, &job).await?;
+        let so_far = job.so_far(&context::tasks(&book, &job).await?);
         let programs = json!({
             "job_id": id, "org": org, "state": job.state, "recorded_ms": job.recorded_ms,
             "requested_by": job.request.requested_by(), "reason": job.request.reason(),
             "history": steps, "throttles": throttles,
-            "plan": planned::for_programs(&job, context.clock.wall()),
+            "plan": planned::for_programs(&so_far, context.clock.wall()),
         });
         context.out.show(&programs, || {
             let mut rows = vec![(
@@ -53,7 +54,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             rows.extend(throttles.iter().map(of_throttle));
             // Stable: steps of the same millisecond stay in their order.
             rows.sort_by_key(|row| row.0);
-            let plan = planned::in_words(&job, context.clock.wall());
+            let plan = planned::in_words(&so_far, context.clock.wall());
             let plan = plan.map_or(String::new(), |plan| format!("\nplan {plan}"));
             let table = out::table(
                 ["when", "what", "who", "why"],

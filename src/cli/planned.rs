@@ -44,7 +44,8 @@ pub(super) fn named(named: &str, message: &JobMessage) -> Result<PlanRef, Failur
     })
 }
 
-/// For programs; null where the job has no plan.
+/// For programs; null where the job has no plan. `job` with its open round
+/// ([`JobRow::so_far`]).
 pub(super) fn for_programs(job: &JobRow, now: WallTime) -> Value {
     let Some(plan) = job.request.plan() else {
         return Value::Null;
@@ -55,10 +56,10 @@ pub(super) fn for_programs(job: &JobRow, now: WallTime) -> Value {
     })
 }
 
-/// What came of it so far. Slices and calls are those of finished rounds.
+/// What came of it so far. Slices count once in each pass.
 fn happened(job: &JobRow, now: WallTime) -> Value {
     json!({
-        "slices": job.round.map(|round| round.slices),
+        "slices": job.effort.slices,
         "kms_calls": job.effort.kms_calls,
         "seconds": seconds(job, now),
     })
@@ -74,29 +75,31 @@ fn seconds(job: &JobRow, now: WallTime) -> Option<u64> {
     Some(until.saturating_sub(began).div_ceil(1000))
 }
 
-/// For people, in one line.
+/// For people, in one line. `job` as in [`for_programs`].
 pub(super) fn in_words(job: &JobRow, now: WallTime) -> Option<String> {
     let plan = job.request.plan()?;
-    let figures = |e: &Estimate| {
+    let figures = |slices: String, kms_calls: u64, seconds: u64| {
         format!(
-            "{}, {}, {}",
-            figures::count(e.slices, "slice"),
-            figures::count(e.kms_calls, "KMS call"),
-            figures::span(Duration::from_secs(e.seconds))
+            "{slices}, {}, {}",
+            figures::count(kms_calls, "KMS call"),
+            figures::span(Duration::from_secs(seconds))
         )
     };
     let planned = match &plan.estimate {
-        Some(estimate) => format!("planned {}", figures(estimate)),
+        Some(Estimate {
+            slices,
+            kms_calls,
+            seconds,
+        }) => {
+            let slices = figures::count(*slices, "slice");
+            format!("planned {}", figures(slices, *kms_calls, *seconds))
+        }
         None => "known by its hash alone".to_owned(),
     };
     let so_far = match seconds(job, now) {
         Some(seconds) => {
-            let slices = job.round.map_or(0, |round| round.slices);
-            figures(&Estimate {
-                slices,
-                kms_calls: job.effort.kms_calls,
-                seconds,
-            })
+            let slices = figures::count(job.effort.slices, "slice") + " in all passes";
+            figures(slices, job.effort.kms_calls, seconds)
         }
         None => "not begun".to_owned(),
     };

@@ -361,6 +361,8 @@ impl From<WiringError> for Failure {
             WiringError::Registry(e) => e.into(),
             WiringError::Audit(e) => e.into(),
             WiringError::Log(e) => e.into(),
+            WiringError::RequestTimeout { most, .. } => Self::new(Exit::Config, error.to_string())
+                .help(format!("set `store.request_timeout_ms` to {most} or less")),
             WiringError::WhoAmI(_) => Self::new(Exit::Unavailable, error.to_string()),
             WiringError::Dir { .. } | WiringError::Compute(_) => {
                 Self::new(Exit::Failed, error.to_string())

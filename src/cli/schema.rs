@@ -147,6 +147,12 @@ fn apply(context: &Context, copies: &Copies, waits: Waits) -> Result<Exit, Failu
         if timing != asked {
             text += "        as the store had them: all processes on it must agree\n";
         }
+        let ours = context.config().store.request_timeout_ms;
+        if let Some(most) = timing.map(|t| t.request_timeout_ms).filter(|most| ours > *most) {
+            text += &format!(
+                "next    set `store.request_timeout_ms` to {most} or less: it is {ours}, and longer than these waits allow\n"
+            );
+        }
         text + &listed(&done.problems)
     })?;
     if done.problems.is_empty() {

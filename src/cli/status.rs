@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::context::Context;
+use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     watch: bool,
     /// Wait for its end and tell by the exit code how it ended. Being blocked
-    /// counts as an end, for somebody has to act.
+    /// counts as an end, for somebody has to act; not while a retry is under way.
     #[arg(long)]
     wait: bool,
     /// With --wait: go on waiting while it is blocked.
@@ -91,12 +91,13 @@ impl<'a> Status<'a> {
             return Err(self.not_recorded().await?);
         };
         self.lapse(&mut job).await?;
-        let mut speed = Speed::default();
-        let progress = self.progress(&job, &mut speed).await?;
+        let tasks = context::tasks(&self.book, &job).await?;
+        let progress = self.progress(&job, &tasks, &mut Speed::default()).await?;
+        let so_far = job.so_far(&tasks);
         self.context
             .out
-            .show(&self.for_programs(&job, &progress), || {
-                self.for_people(&job, &progress)
+            .show(&self.for_programs(&job, &so_far, &progress), || {
+                self.for_people(&job, &so_far, &progress)
             })?;
         Ok(Exit::Done)
     }
@@ -137,19 +138,14 @@ impl<'a> Status<'a> {
         })
     }
 
-    async fn progress(&self, job: &JobRow, speed: &mut Speed) -> Result<Progress, Failure> {
-        let tasks: Vec<TaskRow> = match job.round {
-            Some(round) => self
-                .book
-                .tasks(job.request.job_id(), round.number)
-                .await?
-                .into_iter()
-                .map(|task| task.row)
-                .collect(),
-            None => Vec::new(),
-        };
+    async fn progress(
+        &self,
+        job: &JobRow,
+        tasks: &[TaskRow],
+        speed: &mut Speed,
+    ) -> Result<Progress, Failure> {
         let clock = &self.context.clock;
-        let mut progress = Progress::of(job, &tasks, &self.timing, clock.wall());
+        let mut progress = Progress::of(job, tasks, &self.timing, clock.wall());
         if !job.state.is_final() {
             let (org, id, now) = (job.request.org(), job.request.job_id(), clock.wall());
             let rows = self.book.throttles().await?;
@@ -194,7 +190,7 @@ impl<'a> Status<'a> {
             }
             if let Some(job) = &job {
                 screen.show(job).await?;
-                if self.is_over(job) {
+                if self.is_over(job).await? {
                     return self.end(job, lapsed, screen).await;
                 }
             }
@@ -220,9 +216,13 @@ impl<'a> Status<'a> {
         }
     }
 
-    fn is_over(&self, job: &JobRow) -> bool {
+    async fn is_over(&self, job: &JobRow) -> Result<bool, Failure> {
         let blocked_ends = self.arguments.wait && !self.arguments.through_blocked;
-        job.state.is_final() || (job.state == JobState::Blocked && blocked_ends)
+        if job.state != JobState::Blocked || !blocked_ends {
+            return Ok(job.state.is_final());
+        }
+        let tasks = context::tasks(&self.book, job).await?;
+        Ok(!progress::is_tried_again(job, &tasks))
     }
 
     /// The last words, and the exit code by them.
@@ -233,10 +233,10 @@ impl<'a> Status<'a> {
         mut screen: Screen<'_, '_>,
     ) -> Result<Exit, Failure> {
         screen.end_line()?;
-        let progress = self.progress(job, &mut Speed::default()).await?;
-        self.context
-            .out
-            .show(&self.for_programs(job, &progress), || last_words(job))?;
+        let tasks = context::tasks(&self.book, job).await?;
+        let progress = self.progress(job, &tasks, &mut Speed::default()).await?;
+        let programs = self.for_programs(job, &job.so_far(&tasks), &progress);
+        self.context.out.show(&programs, || last_words(job))?;
         let left_behind = job.copy.as_ref().map_or(0, |copy| copy.left_behind);
         Ok(match job.state {
             JobState::Drained if lapsed => Exit::MustNotDisable,
@@ -250,7 +250,7 @@ impl<'a> Status<'a> {
         })
     }
 
-    fn for_programs(&self, job: &JobRow, progress: &Progress) -> Value {
+    fn for_programs(&self, job: &JobRow, so_far: &JobRow, progress: &Progress) -> Value {
         let now_ms = self.context.clock.wall().unix_ms();
         let driven_by = job.lease.as_ref().filter(|_| !is_free(job, now_ms));
         json!({
@@ -263,7 +263,7 @@ impl<'a> Status<'a> {
             "copy": job.copy, "paused_from": job.paused_from, "activated": job.activated,
             "requested_by": job.request.requested_by(), "reason": job.request.reason(),
             "recorded_ms": job.recorded_ms, "estimate": job.estimate,
-            "plan": planned::for_programs(job, self.context.clock.wall()),
+            "plan": planned::for_programs(so_far, self.context.clock.wall()),
             "window": job.request.window(), "priority": job.request.priority(),
             "driven_by": driven_by.map(|lease| &lease.worker),
             "progress": progress,
@@ -272,7 +272,7 @@ impl<'a> Status<'a> {
         })
     }
 
-    fn for_people(&self, job: &JobRow, progress: &Progress) -> String {
+    fn for_people(&self, job: &JobRow, so_far: &JobRow, progress: &Progress) -> String {
         let now = self.context.clock.wall();
         let request = &job.request;
         let since = Duration::from_millis(now.unix_ms().saturating_sub(job.since_ms));
@@ -323,7 +323,7 @@ impl<'a> Status<'a> {
         if !job.state.is_final() {
             rows.push(("progress", progress.line(job)));
         }
-        rows.extend(planned::in_words(job, now).map(|plan| ("plan", plan)));
+        rows.extend(planned::in_words(so_far, now).map(|plan| ("plan", plan)));
         if job.rewriting.scanned > 0 {
             rows.push(("rewriting", counts(&job.rewriting)));
         }
@@ -442,9 +442,11 @@ impl<'s, 'a> Screen<'s, 'a> {
             return Ok(());
         }
         self.shown = Some((now, job.state));
-        let progress = status.progress(job, &mut self.speed).await?;
+        let tasks = context::tasks(&status.book, job).await?;
+        let progress = status.progress(job, &tasks, &mut self.speed).await?;
         if status.context.out.is_json() {
-            return out::line(&status.for_programs(job, &progress).to_string());
+            let programs = status.for_programs(job, &job.so_far(&tasks), &progress);
+            return out::line(&programs.to_string());
         }
         let line = progress.line(job);
         if self.redraws {

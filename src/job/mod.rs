@@ -11,6 +11,7 @@
 //! | `book` | reading and changing those rows, always conditionally |
 //! | `lease` | holding a job or a task for a bounded time |
 //! | `open` | the unfinished jobs as a worker last read them |
+//! | `so_far` | what a job has done, its open round included |
 //! | `throttle` | what operators slow workers down by, until a given time |
 //! | `verdict` | the sentence at the end |
 //! | `window` | when a job may act |
@@ -23,6 +24,7 @@ mod message;
 mod open;
 mod rows;
 mod schema;
+mod so_far;
 mod state;
 mod throttle;
 mod verdict;

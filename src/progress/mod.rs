@@ -34,7 +34,7 @@ pub use held::{Held, Seen, held};
 pub use lapse::lapse;
 pub use next::{next, retry};
 pub use speed::{Rates, Speed};
-pub use waits::Wait;
+pub use waits::{Wait, is_tried_again};
 
 /// How far the pass is that a job is in.
 #[derive(Debug, Clone, PartialEq, Serialize)]

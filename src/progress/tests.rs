@@ -157,6 +157,58 @@ fn each_wait_is_named() {
 }
 
 #[test]
+fn a_job_that_somebody_asked_to_retry_is_not_at_an_end() {
+    let mut blocked = job(JobState::Blocked);
+    blocked.activated = Some(Activated {
+        epoch: Epoch::FIRST,
+        from_cmk: "arn:aws:kms:local:000000000000:key/a".parse().unwrap(),
+        at_ms: 0,
+    });
+    blocked.blocked_slices = 2;
+    let mut tasks = [task(TaskState::Parked, 10, 8, 2)];
+    assert!(!is_tried_again(&blocked, &tasks), "due by itself later");
+    tasks[0].blocked[1].retry_ms = 0;
+    assert!(is_tried_again(&blocked, &tasks));
+    let line = Progress::of(&blocked, &tasks, &Timing::demo(), NOW).line(&blocked);
+    assert!(
+        line.ends_with("2 slices revoked; is tried again now"),
+        "{line}"
+    );
+    // It was good, and the driver has not seen it yet.
+    let done = [task(TaskState::Done, 10, 10, 0)];
+    assert!(is_tried_again(&blocked, &done));
+    // Cells that do not open wait for a person.
+    blocked.blocked_slices = 0;
+    assert!(!is_tried_again(&blocked, &done));
+    // Before activation there are no tasks.
+    (blocked.activated, blocked.round) = (None, None);
+    assert!(!is_tried_again(&blocked, &[]));
+    blocked.retry_ms = Some(0);
+    assert!(is_tried_again(&blocked, &[]));
+    blocked.state = JobState::Rewriting;
+    assert!(!is_tried_again(&blocked, &tasks));
+}
+
+#[test]
+fn what_an_open_round_did_counts_before_its_end() {
+    let tasks = [
+        task(TaskState::Done, 512, 512, 0),
+        task(TaskState::Parked, 512, 510, 2),
+    ];
+    let mut row = job(JobState::Blocked);
+    row.effort.slices = 7;
+    let so_far = row.so_far(&tasks);
+    assert_eq!(so_far.effort.slices, 7 + 512 + 510);
+    assert_eq!(so_far.effort.kms_calls, 2 * 4200);
+    assert_eq!(so_far.rewriting.scanned, 2 * 18_349_000);
+    // Half of a scan proves nothing.
+    row.round.as_mut().unwrap().pass = Pass::Verify;
+    let so_far = row.so_far(&tasks);
+    assert_eq!(so_far.proof, row.proof);
+    assert_eq!(so_far.rewriting, row.rewriting);
+}
+
+#[test]
 fn a_closed_window_is_waited_for_and_named() {
     // 1970-01-01T00:17 UTC; opens at two o'clock.
     let window = Window::new("0 2 * * *", "UTC", 60).unwrap();

@@ -46,6 +46,23 @@ pub(super) fn said(
     (!words.is_empty()).then(|| words.join("; "))
 }
 
+/// Whether a blocked job is being tried again because somebody asked: it is not at
+/// an end then, though it stays `blocked` until a worker knows more.
+pub fn is_tried_again(job: &JobRow, tasks: &[TaskRow]) -> bool {
+    if job.state != JobState::Blocked {
+        return false;
+    }
+    if job.activated.is_none() {
+        return job.retry_ms == Some(0);
+    }
+    let mut waiting = tasks.iter().flat_map(|task| &task.blocked).peekable();
+    match waiting.peek() {
+        Some(_) => waiting.any(|slice| slice.retry_ms == 0),
+        // They could be read, and the job's driver has not seen it yet.
+        None => job.blocked_slices > 0,
+    }
+}
+
 /// What the job waits for, if it does.
 pub(super) fn of(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Option<Wait> {
     if job.state.is_final() {
@@ -143,7 +160,9 @@ pub(super) fn of(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime
                 .chain(job.retry_ms)
                 .min();
             let mut words = format!("blocked: {}", figures::printable(&job.why));
-            if let Some(left) = next.and_then(|at| figures::until(at, now)) {
+            if is_tried_again(job, tasks) {
+                words += "; is tried again now";
+            } else if let Some(left) = next.and_then(|at| figures::until(at, now)) {
                 words += &format!("; tried again in {}", figures::span(left));
             }
             Some(Wait {

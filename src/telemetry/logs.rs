@@ -166,7 +166,7 @@ mod tests {
             tracing::info!("done");
         });
         assert!(
-            text.contains("job{worker=\"w-1\" org=acme job=") && text.contains("done"),
+            text.contains("job{worker=w-1 org=acme job=") && text.contains("done"),
             "{text}"
         );
     }

@@ -13,7 +13,7 @@ use crate::ids::{JobId, OrgId};
 
 /// What a worker does as the driver of a job. Fields `worker`, `org`, `job`.
 pub fn job(worker: &str, org: &OrgId, job: JobId) -> Span {
-    error_span!("job", worker, %org, %job)
+    error_span!("job", %worker, %org, %job)
 }
 
 /// What is done under one lease of a task. Besides the job's fields: `task`, the
@@ -26,5 +26,5 @@ pub fn task(
     pass: &str,
     token: u64,
 ) -> Span {
-    error_span!("task", worker, %org, %job, %task, pass, token)
+    error_span!("task", %worker, %org, %job, %task, %pass, token)
 }

@@ -61,6 +61,14 @@ pub enum WiringError {
     /// The environment asks for keys in the log.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Requests to the store may take longer than its waits reckon with.
+    #[error("store.request_timeout_ms is {ours}, and the waits of this store allow {most} at most")]
+    RequestTimeout {
+        /// The setting, milliseconds.
+        ours: u64,
+        /// What the store's waits allow, milliseconds.
+        most: u64,
+    },
     /// The account that calls KMS could not be found out.
     #[error(
         "cannot ask STS which account calls KMS: {0}; mend the credentials or the way to STS, \

@@ -6,9 +6,9 @@ use super::WiringError;
 use crate::clock::SharedClock;
 use crate::config::{Config, StoreKind};
 use crate::registry::{Registry, RegistryError};
+use crate::store::SharedStore;
 use crate::store::cql::{Cluster, CqlStore, Password};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{SharedStore, StoreError, StoreErrorClass};
 
 /// Where the password of the database user may be, in the environment.
 pub const STORE_PASSWORD: &str = "REKEYD_STORE_PASSWORD";
@@ -39,14 +39,10 @@ async fn keeps_the_waits(
     let registry = Registry::new(store.clone(), clock.clone());
     let ours = config.store.request_timeout_ms;
     match registry.timing().await {
-        Ok(timing) if ours > timing.request_timeout_ms => Err(StoreError::new(
-            StoreErrorClass::Fatal,
-            format!(
-                "store.request_timeout_ms is {ours}, and the store's waits allow {} at most: set it to that or less",
-                timing.request_timeout_ms
-            ),
-        )
-        .into()),
+        Ok(timing) if ours > timing.request_timeout_ms => Err(WiringError::RequestTimeout {
+            ours,
+            most: timing.request_timeout_ms,
+        }),
         // A store without waits is refused by whoever needs them.
         Ok(_) | Err(RegistryError::NoTiming) => Ok(()),
         Err(error) => Err(error.into()),

@@ -16,6 +16,7 @@ use crate::services::{cassandra, schema_lock};
 
 /// Exit codes of docs/cli.md.
 const DONE: i32 = 0;
+const CONFIG: i32 = 3;
 const CONFLICT: i32 = 6;
 const UNFIT: i32 = 9;
 
@@ -36,7 +37,8 @@ async fn run(config: &Path, code: i32, arguments: &[&str]) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{said}: {text}{errors}");
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{said}: {e}: {text}{errors}"))
+    let answer = if text.is_empty() { &errors } else { &text };
+    serde_json::from_str(answer).unwrap_or_else(|e| panic!("{said}: {e}: {text}{errors}"))
 }
 
 /// Runs statements as somebody does who pastes them into a shell.
@@ -128,6 +130,16 @@ async fn a_schema_is_printed_applied_checked_and_mended_as_it_says() {
         paste(&session, &found[0].1).await;
         assert_eq!(problems(&command(DONE, &["check"]).await), []);
     }
+    // Requests that take longer than the waits reckon with are a matter of the
+    // configuration, and it is said which.
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("= 10000", "= 20000")).unwrap();
+    let refused = run(&config, CONFIG, &["org", "list"]).await;
+    let help = refused["error"]["help"].as_str().unwrap_or_default();
+    assert!(
+        help.contains("`store.request_timeout_ms` to 10000"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
