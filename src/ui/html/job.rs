@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::{Part, ago, badge, command, foreign, in_time};
+use super::{Part, ago, badge, command, foreign, in_time, span_since};
 use crate::clock::WallTime;
 use crate::job::{Counts, JobRow, is_free};
 use crate::progress::{self, figures};
@@ -18,7 +18,7 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
     let main = html! {
         section #head data-live {
             h1 { (badge(row.state)) " " (super::what(row)) }
-            p .quiet { "Job " code { (row.request.job_id()) } ", " (row.state) " since " (ago(row.since_ms, now))
+            p .quiet { "Job " code { (row.request.job_id()) } ", " (row.state) " for " (span_since(row.since_ms, now))
                 @if let Some(lease) = row.lease.as_ref().filter(|_| !is_free(row, now.unix_ms())) {
                     ", driven by " (foreign(&lease.worker))
                 }
