@@ -41,7 +41,7 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
         (failures(job, now))
         (counts(row))
         (history(job, now))
-        (asked_for(row))
+        (asked_for(row, now))
     };
     (title, main)
 }
@@ -300,7 +300,7 @@ fn history(job: &Job, now: WallTime) -> Markup {
     }
 }
 
-fn asked_for(row: &JobRow) -> Markup {
+fn asked_for(row: &JobRow, now: WallTime) -> Markup {
     let mut facts: Vec<(&str, String)> = vec![
         ("asked for by", row.request.requested_by().to_owned()),
         ("reason", row.request.reason().to_owned()),
@@ -332,6 +332,13 @@ fn asked_for(row: &JobRow) -> Markup {
             figures::span(Duration::from_secs(estimate.seconds))
         );
         facts.push(("estimate", words));
+    }
+    facts.extend(progress::planned::in_words(row, now).map(|plan| ("plan", plan)));
+    if let Some(window) = row.request.window() {
+        facts.push(("window", window.to_string()));
+    }
+    if row.request.priority() != 0 {
+        facts.push(("priority", row.request.priority().to_string()));
     }
     if row.takeovers > 0 {
         facts.push(("tasks taken over", row.takeovers.to_string()));
