@@ -1,18 +1,19 @@
 //! The plan that a job was asked for with, beside what happened.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::cli::exit::Exit;
-use crate::cli::figures;
 use crate::cli::plan;
 use crate::cli::report::Failure;
 use crate::clock::WallTime;
 use crate::ids::Sha256Hex;
-use crate::job::{Estimate, JobMessage, JobRow, PlanRef};
+use crate::job::{JobMessage, JobRow, PlanRef};
 use crate::plan::{Plan, PlanFile};
+use crate::progress::planned::seconds;
+
+pub(super) use crate::progress::planned::in_words;
 
 /// Longest plan that is read from a file.
 const PLAN_BYTES: u64 = 4 << 20;
@@ -63,50 +64,4 @@ fn happened(job: &JobRow, now: WallTime) -> Value {
         "kms_calls": job.effort.kms_calls,
         "seconds": seconds(job, now),
     })
-}
-
-/// Since preflight had passed; nothing before it was planned.
-fn seconds(job: &JobRow, now: WallTime) -> Option<u64> {
-    let began = job.activated.as_ref()?.at_ms;
-    let until = match job.state.is_final() {
-        true => job.since_ms,
-        false => now.unix_ms(),
-    };
-    Some(until.saturating_sub(began).div_ceil(1000))
-}
-
-/// For people, in one line. `job` as in [`for_programs`].
-pub(super) fn in_words(job: &JobRow, now: WallTime) -> Option<String> {
-    let plan = job.request.plan()?;
-    let figures = |slices: String, kms_calls: u64, seconds: u64| {
-        format!(
-            "{slices}, {}, {}",
-            figures::count(kms_calls, "KMS call"),
-            figures::span(Duration::from_secs(seconds))
-        )
-    };
-    let planned = match &plan.estimate {
-        Some(Estimate {
-            slices,
-            kms_calls,
-            seconds,
-        }) => {
-            let slices = figures::count(*slices, "slice");
-            format!("planned {}", figures(slices, *kms_calls, *seconds))
-        }
-        None => "known by its hash alone".to_owned(),
-    };
-    let so_far = match seconds(job, now) {
-        Some(seconds) => {
-            let slices = figures::count(job.effort.slices, "slice") + " in all passes";
-            figures(slices, job.effort.kms_calls, seconds)
-        }
-        None => "not begun".to_owned(),
-    };
-    let when = match job.state.is_final() {
-        true => "happened",
-        false => "so far",
-    };
-    let sha256 = &plan.sha256.to_string()[..12];
-    Some(format!("{sha256}…: {planned}; {when} {so_far}"))
 }

@@ -96,6 +96,10 @@ async fn work(context: &Context, page: Option<SocketAddr>) -> Result<Exit, Failu
         Some((listener, hosts)) => Some(serve_page(listener, hosts, &parts.worker, &running)?),
         None => None,
     };
+    if config.metrics.listen.is_some() {
+        let counting = parts.worker.clone();
+        tokio::spawn(async move { counting.count_backlog().await });
+    }
     // Nothing else fills it.
     let running = worker.get_or_init(|| running);
     let name = &running.name;

@@ -10,12 +10,14 @@
 //! | `held` | what each worker holds, by its leases |
 //! | `throttles` | which throttles hold for a job, in words |
 //! | `next` | what a person can do for a job, as commands |
+//! | `planned` | the plan a job was asked for with, beside what happened |
 //! | `lapse` | a verdict that a later job made untrue |
 
 pub mod figures;
 mod held;
 mod lapse;
 mod next;
+pub mod planned;
 mod speed;
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,27 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+impl Metric {
+    /// What its value is counted or measured in.
+    pub fn unit(&self) -> &'static str {
+        match self.name {
+            BUILD_INFO | READY | SERVICE_HEALTHY => "0 or 1",
+            name if name.ends_with("_seconds") => "seconds",
+            _ => "count",
+        }
+    }
+
+    /// The names of its series: a histogram has three.
+    pub fn series(&self) -> Vec<String> {
+        match self.kind {
+            MetricKind::Histogram => ["_bucket", "_sum", "_count"]
+                .map(|end| self.name.to_owned() + end)
+                .to_vec(),
+            _ => vec![self.name.to_owned()],
+        }
+    }
+}
+
 macro_rules! metrics {
     ($($const:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
         $(#[doc = $help] pub const $const: &str = $name;)*
@@ -56,6 +77,8 @@ const OUTCOMES: &[&str] = &["ok", "transient", "blocked", "quarantined", "fatal"
 metrics! {
     BUILD_INFO Gauge "rekeyd_build_info" &[("version", &[env!("CARGO_PKG_VERSION")])],
         "Always 1; its label is the version that runs.";
+    READY Gauge "rekeyd_ready" &[],
+        "1 while /readyz says ready: its loops move, and store and queue have answered lately; else 0.";
 
     ROWS Counter "rekeyd_rows_total"
         &[("result", &["rewritten", "current", "changed", "expired", "empty", "blocked", "quarantined"])],
@@ -102,12 +125,16 @@ metrics! {
         "Unfinished jobs by state, as this worker last read them; every worker shows the same.";
     JOBS_UNATTENDED Gauge "rekeyd_jobs_unattended" &[],
         "Unfinished jobs that have something to do now and that no worker drives.";
+    OLDEST_UNATTENDED_SECONDS Gauge "rekeyd_oldest_unattended_job_seconds" &[],
+        "Of the jobs that have something to do now and that no worker drives: seconds since the first of them came to its state, was due or lost its worker, whichever was last; 0 if there is none.";
     VERDICTS_BLOCKED Gauge "rekeyd_verdicts_blocked" &[],
         "Jobs whose verdict is held up by blocked slices or quarantined cells: their old CMK must not be disabled.";
     BLOCKED_SLICES Gauge "rekeyd_blocked_slices" &[],
         "Slices of unfinished jobs that wait for a key, as their jobs last counted them.";
     OLDEST_LEASE_SECONDS Gauge "rekeyd_oldest_lease_age_seconds" &[],
         "Of the jobs that are driven: seconds since the lease was renewed that was renewed longest ago.";
+    TASKS_WAITING Gauge "rekeyd_tasks_waiting" &[],
+        "Tasks that have something to do now and that no worker holds, as this worker last counted them; every worker shows about the same. Of the first 200 jobs that have any.";
     TASKS_HELD Gauge "rekeyd_tasks_held" &[], "Tasks this process holds a lease on.";
     TASKS_TAKEN_OVER Counter "rekeyd_tasks_taken_over_total" &[],
         "Tasks taken over from a worker whose lease ran out.";
@@ -282,6 +309,25 @@ mod tests {
         );
         let bucket = "rekeyd_kms_call_seconds_bucket{operation=\"Decrypt\",le=\"0.025\"} 1";
         assert!(text.contains(bucket), "{text}");
+    }
+
+    /// A state that is new would be left out.
+    #[test]
+    fn the_states_of_jobs_are_those_there_are() {
+        use crate::job::JobState;
+        let values = |name| {
+            let metric = METRICS.iter().find(|m| m.name == name).unwrap();
+            let values = metric.labels[0].1.iter().copied();
+            values.collect::<BTreeSet<&str>>()
+        };
+        let states = |which: fn(&JobState) -> bool| {
+            let states = JobState::ALL.into_iter().filter(which);
+            states.map(JobState::as_str).collect::<BTreeSet<&str>>()
+        };
+        assert_eq!(values(JOBS), states(|state| !state.is_final()));
+        // Only operators pause.
+        let by_workers = states(|state| *state != JobState::Paused);
+        assert_eq!(values(JOB_TRANSITIONS), by_workers);
     }
 
     /// A metric that nothing counts would show a zero that is no measurement.

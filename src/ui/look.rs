@@ -260,7 +260,7 @@ impl Source {
             throttles: holding,
             trend: track.trend.clone(),
             progress,
-            row,
+            row: row.so_far(&tasks),
         }))
     }
 

@@ -15,7 +15,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use crate::telemetry::metrics::Exposition;
+use crate::telemetry::metrics::{Exposition, READY};
 use crate::telemetry::pulse::{AWAY_AFTER, Age, Pulse, STUCK_AFTER};
 use crate::telemetry::waiting::Waiting;
 
@@ -56,6 +56,9 @@ pub fn probes<S: Clone + Send + Sync + 'static>(worker: Arc<OnceLock<Running>>) 
 }
 
 async fn metrics(State(machines): State<Machines>) -> impl IntoResponse {
+    let worker = machines.worker.get();
+    let ready = worker.is_some_and(|running| running.pulse.unready().is_empty());
+    metrics::gauge!(READY).set(f64::from(u8::from(ready)));
     let kind = HeaderValue::from_static(Exposition::CONTENT_TYPE);
     ([(header::CONTENT_TYPE, kind)], machines.exposition.text())
 }

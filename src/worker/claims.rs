@@ -181,7 +181,7 @@ impl Finder {
 }
 
 /// Whether a task is nobody's and has something to do now.
-fn is_claimable(task: &TaskRow, now_ms: u64) -> bool {
+pub(super) fn is_claimable(task: &TaskRow, now_ms: u64) -> bool {
     is_free(task, now_ms)
         && match task.state {
             TaskState::Open => true,

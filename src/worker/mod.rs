@@ -12,7 +12,9 @@
 //! | `drift` | which revocations a rekey would lift |
 //! | `plan_round` | writes the tasks of a round |
 //! | `claims` | finds free tasks, going round the organizations, and runs them |
+//! | `backlog` | how many tasks wait, counted for the metrics |
 
+mod backlog;
 mod claims;
 pub mod drift;
 mod drive;
@@ -37,6 +39,7 @@ use crate::registry::RegistryError;
 use crate::telemetry::metrics::JOB_TRANSITIONS;
 use crate::telemetry::pulse::Pulse;
 
+pub use backlog::{COUNTED_JOBS, waiting_tasks};
 pub use intake::{Intake, Taken};
 pub use service_health::ServiceHealth;
 

@@ -10,6 +10,7 @@
 //! | `floors` | what a finished job left behind cannot be put back |
 //! | `holding` | what a channel holds, read by hand |
 //! | `invariants` | those that no test of another file is named after |
+//! | `monitoring` | metrics, alerts and dashboard name what there is |
 //! | `move_overlaps` | moves that overlap with other jobs, are refused or called off |
 //! | `moves` | a channel's move from the queue to its end |
 //! | `overlaps` | jobs that overlap, repeat, turn back or are cancelled |
@@ -32,6 +33,7 @@ mod doctor;
 mod floors;
 mod holding;
 mod invariants;
+mod monitoring;
 mod move_overlaps;
 mod moves;
 mod overlaps;

@@ -37,11 +37,11 @@ impl StepIn for Count {
 }
 
 /// A page on a store of its own, at a time that stands still.
-struct Site {
+pub struct Site {
     _dir: tempfile::TempDir,
-    clock: Arc<FakeClock>,
+    pub clock: Arc<FakeClock>,
     store: Arc<Watched<Count>>,
-    book: JobBook,
+    pub book: JobBook,
     open: OpenJobs,
     pulse: Pulse,
     address: String,
@@ -64,7 +64,7 @@ impl Answer {
 }
 
 impl Site {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = FakeClock::at(NOW);
         let shared: SharedClock = clock.clone();
@@ -130,7 +130,7 @@ impl Site {
     }
 
     /// Records a job that is being rewritten.
-    async fn job(&self, org: &str, reason: &str) -> Versioned<JobRow> {
+    pub async fn job(&self, org: &str, reason: &str) -> Versioned<JobRow> {
         let request = request(org, reason);
         let id = request.job_id;
         let message = JobMessage::Rekey(request);
@@ -187,7 +187,7 @@ fn slice(channel: &str, hour: &str) -> SliceId {
     }
 }
 
-fn task(channel: &str, planned: u64, done: u64) -> TaskRow {
+pub fn task(channel: &str, planned: u64, done: u64) -> TaskRow {
     TaskRow {
         from: slice(channel, "2019-02-13T17"),
         to: None,
@@ -637,8 +637,18 @@ async fn the_probes_say_what_a_restart_would_mend_and_what_not() {
             assert!(found.as_str().unwrap().contains(part), "{path}: {json}");
         }
     };
+    // Prometheus is told the same.
+    let ready = async || {
+        let request = "GET /metrics HTTP/1.1\r\nHost: pod-7\r\nConnection: close\r\n\r\n";
+        let metrics = ask(&address, request).await.body;
+        let value = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix("rekeyd_ready "));
+        value.map(str::to_owned)
+    };
     says("/healthz", 200, &[]).await;
     says("/readyz", 503, &["timing row"]).await;
+    assert_eq!(ready().await.as_deref(), Some("0"));
     let running = Running {
         name: "w".to_owned(),
         pulse: pulse.clone(),
@@ -649,11 +659,13 @@ async fn the_probes_say_what_a_restart_would_mend_and_what_not() {
     pulse.reached(Reached::Store);
     pulse.reached(Reached::Queue);
     says("/readyz", 200, &[]).await;
+    assert_eq!(ready().await.as_deref(), Some("1"));
     clock.advance(STUCK_AFTER);
     pulse.beat(Beat::Intake);
     pulse.beat(Beat::Sweeper);
     says("/healthz", 503, &["the loop `claims`"]).await;
     says("/readyz", 503, &["the loop `claims`", "store", "queue"]).await;
+    assert_eq!(ready().await.as_deref(), Some("0"));
     pulse.beat(Beat::Claims);
     // Store and queue are away still: no restart mends that.
     says("/healthz", 200, &[]).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use super::{Part, ago, badge, command, foreign, in_time};
+use super::{Part, ago, badge, command, foreign, in_time, span_since};
 use crate::clock::WallTime;
 use crate::job::{Counts, JobRow, is_free};
 use crate::progress::{self, figures};
@@ -18,7 +18,7 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
     let main = html! {
         section #head data-live {
             h1 { (badge(row.state)) " " (super::what(row)) }
-            p .quiet { "Job " code { (row.request.job_id()) } ", " (row.state) " since " (ago(row.since_ms, now))
+            p .quiet { "Job " code { (row.request.job_id()) } ", " (row.state) " for " (span_since(row.since_ms, now))
                 @if let Some(lease) = row.lease.as_ref().filter(|_| !is_free(row, now.unix_ms())) {
                     ", driven by " (foreign(&lease.worker))
                 }
@@ -41,7 +41,7 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
         (failures(job, now))
         (counts(row))
         (history(job, now))
-        (asked_for(row))
+        (asked_for(row, now))
     };
     (title, main)
 }
@@ -300,7 +300,7 @@ fn history(job: &Job, now: WallTime) -> Markup {
     }
 }
 
-fn asked_for(row: &JobRow) -> Markup {
+fn asked_for(row: &JobRow, now: WallTime) -> Markup {
     let mut facts: Vec<(&str, String)> = vec![
         ("asked for by", row.request.requested_by().to_owned()),
         ("reason", row.request.reason().to_owned()),
@@ -332,6 +332,13 @@ fn asked_for(row: &JobRow) -> Markup {
             figures::span(Duration::from_secs(estimate.seconds))
         );
         facts.push(("estimate", words));
+    }
+    facts.extend(progress::planned::in_words(row, now).map(|plan| ("plan", plan)));
+    if let Some(window) = row.request.window() {
+        facts.push(("window", window.to_string()));
+    }
+    if row.request.priority() != 0 {
+        facts.push(("priority", row.request.priority().to_string()));
     }
     if row.takeovers > 0 {
         facts.push(("tasks taken over", row.takeovers.to_string()));

@@ -151,14 +151,19 @@ fn job_link(id: JobId) -> Markup {
     html! { a .id href=(format!("/jobs/{id}")) { (id) } }
 }
 
-/// A time, and how long ago it was.
-fn ago(unix_ms: u64, now: WallTime) -> Markup {
+/// How long ago a time was, with the time itself for who points at it.
+fn span_since(unix_ms: u64, now: WallTime) -> Markup {
     let since = Duration::from_millis(now.unix_ms().saturating_sub(unix_ms));
     html! {
         time datetime=(figures::time(unix_ms)) title=(figures::time(unix_ms)) {
-            (figures::span(since)) " ago"
+            (figures::span(since))
         }
     }
+}
+
+/// A time that has been.
+fn ago(unix_ms: u64, now: WallTime) -> Markup {
+    html! { (span_since(unix_ms, now)) " ago" }
 }
 
 /// A time to come.

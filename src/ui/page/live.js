@@ -40,11 +40,19 @@
     sign.classList.toggle('lost', !good);
   };
 
-  const source = new EventSource(location.href);
-  source.addEventListener('open', () => tell('live', true));
-  source.addEventListener('main', (event) => show(event.data));
-  source.addEventListener('error', () => {
-    const closed = source.readyState === EventSource.CLOSED;
-    tell(closed ? 'not live' : 'connecting…', false);
-  });
+  let source;
+  const follow = () => {
+    source = new EventSource(location.href);
+    source.addEventListener('open', () => tell('live', true));
+    source.addEventListener('main', (event) => show(event.data));
+    source.addEventListener('error', () => {
+      const closed = source.readyState === EventSource.CLOSED;
+      tell(closed ? 'not live' : 'connecting…', false);
+    });
+  };
+  follow();
+  // A browser keeps pages that were left, for its back button, and with them their
+  // streams. It has six connections to a place: the seventh page would wait for one.
+  addEventListener('pagehide', () => source.close());
+  addEventListener('pageshow', (event) => { if (event.persisted) { follow(); } });
 })();
