@@ -49,6 +49,19 @@ impl Bench {
         output
     }
 
+    /// How a command ends.
+    pub fn code(&self, arguments: &[&str]) -> i32 {
+        let output = self.command(arguments).output().unwrap();
+        output.status.code().unwrap()
+    }
+
+    /// A command under way.
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
     /// Runs a command that must end with this code; everything it says.
     pub fn run(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.output(code, arguments);

@@ -9,6 +9,7 @@ mod packaging;
 mod plan;
 mod restore;
 mod steer;
+mod verify;
 
 use bench::{Bench, sample_export};
 use serde_json::Value;
