@@ -150,6 +150,12 @@ const ONCE: &[(i32, &str)] = &[
     (0, "rekeyd status $MOVE"),
     (0, "rekeyd jobs"),
     (8, "rekeyd verify --org acme"),
+    (8, "rekeyd verify --org acme --sample 1000"),
+    (
+        8,
+        "rekeyd verify --org acme --resume scan.json --rows-per-s 1000",
+    ),
+    (8, "rekeyd verify --job $JOB"),
     (
         0,
         "MESSAGE=$(rekeyd dlq list | tail -n 1 | cut -d ' ' -f 3)",

@@ -7,6 +7,7 @@ mod moves;
 mod ops;
 mod packaging;
 mod plan;
+mod reconcile;
 mod restore;
 mod steer;
 mod verify;
