@@ -13,6 +13,7 @@ use crate::shell::Shell;
 /// Commands that change nothing and end by themselves: whenever a page shows
 /// one, it is run once more for programs.
 const LOOK: [&str; 25] = [
+    "audit reconcile",
     "audit verify",
     "config check",
     "dlq list",
@@ -172,6 +173,11 @@ const ONCE: &[(i32, &str)] = &[
     (6, "rekeyd restore-window open acme --reason x"),
     (0, "rekeyd restore-window close acme --reason x"),
     (0, "rekeyd audit verify"),
+    (0, "rekeyd kms log --cloudtrail trail.json"),
+    (
+        0,
+        "rekeyd audit reconcile --cloudtrail trail.json --slack 0",
+    ),
     (0, "rekeyd config check"),
     (0, "rekeyd doctor"),
     (0, "rekeyd iam-policy --org acme --mode reencrypt"),
