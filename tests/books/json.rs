@@ -12,7 +12,7 @@ use crate::shell::Shell;
 
 /// Commands that change nothing and end by themselves: whenever a page shows
 /// one, it is run once more for programs.
-const LOOK: [&str; 25] = [
+const LOOK: [&str; 26] = [
     "audit reconcile",
     "audit verify",
     "config check",

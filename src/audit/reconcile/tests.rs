@@ -269,7 +269,7 @@ fn others_who_use_the_same_key_are_listed_apart() {
         .collect();
     assert_eq!(
         told,
-        [(ROLE, "PutKeyPolicy", 1, 0), (AUDITOR, "Decrypt", 3, 1)]
+        [(AUDITOR, "Decrypt", 3, 1), (ROLE, "PutKeyPolicy", 1, 0)]
     );
 
     // Said to be ours, each of these calls needs a record.
