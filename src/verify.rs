@@ -7,17 +7,30 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `found` | what a scan found |
 //! | `moved` | whether a channel's moves are at their end |
+//! | `pace` | so many rows a second at most |
+//! | `promise` | whether what a job promised holds |
+//! | `resume` | how far a scan has come, in a file of the operator's |
+//! | `sample` | a few slices drawn from all, for a quick look |
 
+mod found;
 mod moved;
+mod pace;
+mod promise;
+mod resume;
+mod sample;
 
+pub use found::{Found, Place, UnderCmk, Wrong};
 pub use moved::{OldPlace, Proof, Standing};
+pub use promise::{Looked, Promise};
+pub use resume::{Asked, Kept, Part, ResumeError, ResumeFile};
+pub use sample::Sample;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use futures::stream::{FuturesUnordered, StreamExt};
-use serde::Serialize;
+use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::RwLock;
 
 use crate::clock::SharedClock;
@@ -25,7 +38,7 @@ use crate::crypto::{
     Admission, CellError, CellKey, Header, KeyId, MessageLocus, admit_cell, cell, check_commitment,
     expiry, scope_fits,
 };
-use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId, WorkspaceId};
+use crate::ids::{ChannelId, CmkArn, OrgId, RecordId, WorkspaceId};
 use crate::job::SliceId;
 use crate::keys::SliceKeys;
 use crate::kms::{KmsClass, KmsError, ReasonCode, SharedKms, Use};
@@ -33,7 +46,8 @@ use crate::pipeline::TaskError;
 use crate::pipeline::plan::SliceWalk;
 use crate::registry::{AllowList, ChannelView, Registry};
 use crate::scope::{Locus, Scope};
-use crate::store::{Consistency, PageLimit, SharedStore, SliceKey, StoredCell};
+use crate::store::{Consistency, Page, PageLimit, Partition, SharedStore, SliceKey, StoredCell};
+use pace::RowPace;
 
 /// Slices read at once.
 const SLICES_IN_FLIGHT: usize = 64;
@@ -55,108 +69,9 @@ pub struct Scan {
     channel: Option<ChannelId>,
     consistency: Consistency,
     as_after_the_window: bool,
+    pace: Option<RowPace>,
     allow_list: RwLock<AllowList>,
     why: Use,
-}
-
-/// What is under one CMK.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct UnderCmk {
-    /// Live cells whose key is wrapped under it: by the wrap a reader uses.
-    pub cells: u64,
-    /// Keys that these cells name.
-    pub keys: u64,
-    /// All wraps under it, those that no reader uses included.
-    pub wraps: u64,
-}
-
-/// Where something is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// The channel.
-    pub channel: ChannelId,
-    /// The hour.
-    pub hour: Hour,
-    /// The record, in hexadecimal when printed.
-    pub record: RecordId,
-}
-
-/// How often something is wrong, and where first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Wrong {
-    /// Cells.
-    pub cells: u64,
-    /// The first few of them.
-    pub examples: Vec<Place>,
-}
-
-/// What a scan found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Found {
-    /// Slices read.
-    pub slices: u64,
-    /// Live cells.
-    pub cells: u64,
-    /// Of these, opened. All the others are in `expired`, `quarantined` or
-    /// `blocked`, unless nothing was to be opened.
-    pub opened: u64,
-    /// Past the expiry in their header: absent for every reader.
-    pub expired: u64,
-    /// Rows without a live cell.
-    pub empty: u64,
-    /// By CMK.
-    pub by_cmk: BTreeMap<CmkArn, UnderCmk>,
-    /// Live cells by cell epoch.
-    pub by_epoch: BTreeMap<u32, u64>,
-    /// Live cells by the workspace that their key was made for.
-    pub by_workspace: BTreeMap<WorkspaceId, u64>,
-    /// Cells that do not open or parse, by stable code.
-    pub quarantined: BTreeMap<String, Wrong>,
-    /// Cells whose key the KMS refuses now, by stable code.
-    pub blocked: BTreeMap<String, Wrong>,
-}
-
-impl Found {
-    /// Whether every live cell is as it should be.
-    pub fn is_whole(&self) -> bool {
-        self.quarantined.is_empty() && self.blocked.is_empty()
-    }
-
-    /// Live cells under a CMK.
-    pub fn cells_under(&self, cmk: &CmkArn) -> u64 {
-        self.by_cmk.get(cmk).map_or(0, |under| under.cells)
-    }
-
-    fn add(&mut self, other: Found) {
-        self.slices += other.slices;
-        self.cells += other.cells;
-        self.opened += other.opened;
-        self.expired += other.expired;
-        self.empty += other.empty;
-        for (cmk, under) in other.by_cmk {
-            let sum = self.by_cmk.entry(cmk).or_default();
-            sum.cells += under.cells;
-            sum.keys += under.keys;
-            sum.wraps += under.wraps;
-        }
-        for (epoch, n) in other.by_epoch {
-            *self.by_epoch.entry(epoch).or_default() += n;
-        }
-        for (workspace, n) in other.by_workspace {
-            *self.by_workspace.entry(workspace).or_default() += n;
-        }
-        for (mine, theirs) in [
-            (&mut self.quarantined, other.quarantined),
-            (&mut self.blocked, other.blocked),
-        ] {
-            for (code, wrong) in theirs {
-                let sum = mine.entry(code).or_default();
-                sum.cells += wrong.cells;
-                let room = EXAMPLES.saturating_sub(sum.examples.len());
-                sum.examples.extend(wrong.examples.into_iter().take(room));
-            }
-        }
-    }
 }
 
 /// Why a cell was not opened.
@@ -179,6 +94,35 @@ struct Known {
     cmk: Option<CmkArn>,
     workspace: Option<WorkspaceId>,
     key: Result<Option<Arc<CellKey>>, Fault>,
+}
+
+/// How far a scan has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The last slice of those that are through; `None` before the first.
+    pub last: Option<SliceId>,
+    /// What was found in all of them.
+    pub found: Found,
+}
+
+/// Which slices are gone through.
+enum Slices {
+    /// All, from the one that was looked at already.
+    Walked(Option<SliceId>, SliceWalk),
+    /// These.
+    Drawn(std::vec::IntoIter<SliceId>),
+}
+
+impl Slices {
+    async fn next(&mut self) -> Result<Option<SliceId>, TaskError> {
+        match self {
+            Slices::Drawn(slices) => Ok(slices.next()),
+            Slices::Walked(ahead, walk) => match ahead.take() {
+                Some(slice) => Ok(Some(slice)),
+                None => walk.next().await,
+            },
+        }
+    }
 }
 
 /// One slice while it is read.
@@ -220,6 +164,7 @@ impl Scan {
             channel,
             consistency: Consistency::Quorum,
             as_after_the_window: false,
+            pace: None,
             why: Use::new(ReasonCode::Verify, "a scan on its own"),
         })
     }
@@ -239,6 +184,13 @@ impl Scan {
         self
     }
 
+    /// Reads so many rows a second at most, over all slices at once.
+    #[must_use]
+    pub fn at_rows_per_s(mut self, rows_per_s: u32) -> Self {
+        self.pace = Some(RowPace::new(rows_per_s, self.clock.clone()));
+        self
+    }
+
     async fn view(&self, channel: &ChannelId) -> Result<ChannelView, TaskError> {
         let mut view = self.registry.view(&self.org, channel).await?;
         if self.as_after_the_window {
@@ -253,38 +205,76 @@ impl Scan {
     /// If the store or the registry fails, or the KMS refuses this caller as
     /// such. What is wrong with the data is no error: it is in the answer.
     pub async fn run(&self, mut progress: impl FnMut(&Found)) -> Result<Found, TaskError> {
-        let mut found = Found::default();
-        let mut walk = SliceWalk::new(
+        let begin = Reached::default();
+        let end = self.run_from(begin, |reached| progress(&reached.found));
+        Ok(end.await?.found)
+    }
+
+    /// Scans on from where another run came to. After each slice `progress` is
+    /// told how far the scan is: every slice up to there is in what was found, and
+    /// none behind it. So a scan that goes on from what it was last told finds
+    /// what one run would have.
+    ///
+    /// # Errors
+    /// As [`Scan::run`].
+    pub async fn run_from(
+        &self,
+        from: Reached,
+        progress: impl FnMut(&Reached),
+    ) -> Result<Reached, TaskError> {
+        let mut walk = self.walk(from.last.as_ref());
+        // The walk begins with the slice that is through already.
+        let mut ahead = walk.next().await?;
+        if ahead == from.last {
+            ahead = walk.next().await?;
+        }
+        let slices = Slices::Walked(ahead, walk);
+        self.over(slices, from, progress).await
+    }
+
+    fn walk(&self, from: Option<&SliceId>) -> SliceWalk {
+        SliceWalk::new(
             self.store.clone(),
             self.registry.clone(),
             self.org.clone(),
             self.channel.clone(),
-            None,
-        );
-        let mut flying = FuturesUnordered::new();
+            from,
+        )
+    }
+
+    /// Goes through slices, many at once; what comes of them is taken in order.
+    async fn over(
+        &self,
+        mut slices: Slices,
+        mut reached: Reached,
+        mut progress: impl FnMut(&Reached),
+    ) -> Result<Reached, TaskError> {
+        let mut flying = FuturesOrdered::new();
         let mut more = true;
         while more || !flying.is_empty() {
             while more && flying.len() < SLICES_IN_FLIGHT {
-                match walk.next().await? {
-                    Some(slice) => flying.push(self.slice(slice)),
+                match slices.next().await? {
+                    Some(slice) => flying.push_back(self.slice(slice)),
                     None => more = false,
                 }
             }
             if let Some(slice) = flying.next().await {
-                found.add(slice?);
-                progress(&found);
+                let (id, found) = slice?;
+                reached.found.add(found);
+                reached.last = Some(id);
+                progress(&reached);
             }
         }
-        Ok(found)
+        Ok(reached)
     }
 
-    async fn slice(&self, id: SliceId) -> Result<Found, TaskError> {
+    async fn slice(&self, id: SliceId) -> Result<(SliceId, Found), TaskError> {
         let view = self.view(&id.channel).await?;
         let address = SliceKey::messages(&self.org, &id.channel, id.hour);
         let rows = SliceKeys::parse(&self.store.read_keys(&address).await?);
         let mut slice = SliceScan {
             scan: self,
-            id,
+            id: id.clone(),
             address,
             view,
             rows,
@@ -295,7 +285,28 @@ impl Scan {
             },
         };
         slice.read().await?;
-        Ok(slice.count_keys())
+        Ok((id, slice.count_keys()))
+    }
+}
+
+impl Scan {
+    /// A page of a slice, when it is due.
+    async fn page(
+        &self,
+        partition: &Partition,
+        after: Option<&RecordId>,
+    ) -> Result<Page, TaskError> {
+        let read = |limit| {
+            self.store
+                .read_page(partition, after, limit, self.consistency)
+        };
+        let Some(pace) = &self.pace else {
+            return Ok(read(PAGE).await?);
+        };
+        let turn = pace.turn().await;
+        let page = read(pace.within(PAGE)).await?;
+        turn.took(page.cells.len() as u64 + page.empty_rows);
+        Ok(page)
     }
 }
 
@@ -304,11 +315,7 @@ impl SliceScan<'_> {
         let mut after: Option<RecordId> = None;
         loop {
             let partition = self.view.partition(self.id.hour);
-            let page = self
-                .scan
-                .store
-                .read_page(&partition, after.as_ref(), PAGE, self.scan.consistency)
-                .await?;
+            let page = self.scan.page(&partition, after.as_ref()).await?;
             self.found.empty += page.empty_rows;
             for cell in page.cells {
                 self.cell(cell).await?;

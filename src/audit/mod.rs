@@ -10,10 +10,12 @@
 //! | `writer` | the thread that writes and syncs; the file |
 //! | `cache_hits` | uses of a cached key, counted by the minute |
 //! | `verify` | reads a log back and finds the first place where it was changed |
+//! | `reconcile` | holds a log against CloudTrail |
 
 mod cache_hits;
 mod chain;
 mod log;
+pub mod reconcile;
 mod record;
 mod verify;
 mod writer;

@@ -17,7 +17,7 @@ use super::chain::{GENESIS, Head, VERSION};
 use super::record::StreamRef;
 
 /// Longest line that is read, in bytes. The log writes none near it.
-const MAX_LINE_BYTES: u64 = 1 << 20;
+pub(super) const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// What a whole log, or one file of it, looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,19 +144,8 @@ struct Line {
 /// # Errors
 /// Only if something cannot be read. What is found wrong is in the report.
 pub fn verify(path: &Path, known: &[Head]) -> io::Result<Report> {
-    let mut files = Vec::new();
+    let files = files_of(path)?;
     let whole = path.is_dir();
-    if whole {
-        for entry in std::fs::read_dir(path)? {
-            let file = entry?.path();
-            if file.extension().is_some_and(|e| e == "jsonl") {
-                files.push(file);
-            }
-        }
-        files.sort();
-    } else {
-        files.push(path.to_owned());
-    }
     let mut streams = Vec::with_capacity(files.len());
     let mut named = Vec::new();
     for file in files {
@@ -173,6 +162,23 @@ pub fn verify(path: &Path, known: &[Head]) -> io::Result<Report> {
         missing,
         named,
     })
+}
+
+/// The streams that a path names: itself, or those in a directory, in the order of
+/// time.
+pub(super) fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|e| e == "jsonl") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Verifies one stream from its bytes; `file` gives it its name only. Heads that

@@ -1,5 +1,7 @@
 //! `rekeyd audit`
 
+mod reconcile;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -22,11 +24,26 @@ pub(super) enum Command {
         /// A directory of streams, or one file; `audit.dir` if not given.
         path: Option<PathBuf>,
     },
+    /// Hold the audit log against AWS CloudTrail: has every call its record?
+    #[command(
+        after_help = "Calls are joined with records by the id that the KMS gave to the request.                       Calls by others to the same CMKs are listed apart.\n\n\
+                      Examples:\n  rekeyd audit reconcile --cloudtrail trail/\n  \
+                      rekeyd audit reconcile --cloudtrail a.json.gz b.json.gz --slack 30m\n\
+                      On the local key ring:\n  rekeyd kms log --cloudtrail trail.json\n  \
+                      rekeyd audit reconcile --cloudtrail trail.json --slack 0"
+    )]
+    Reconcile(reconcile::Arguments),
 }
 
 pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure> {
-    let Command::Verify { path } = command;
-    let path = path.as_ref().unwrap_or(&context.config().audit.dir);
+    match command {
+        Command::Verify { path } => check(context, path.as_ref()),
+        Command::Reconcile(arguments) => reconcile::run(context, arguments),
+    }
+}
+
+fn check(context: &Context, path: Option<&PathBuf>) -> Result<Exit, Failure> {
+    let path = path.unwrap_or(&context.config().audit.dir);
     let read = |known: &[_]| {
         verify(path, known).map_err(|error| {
             let exit = match error.kind() {

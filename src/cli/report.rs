@@ -19,6 +19,7 @@ use crate::queue::QueueError;
 use crate::registry::RegistryError;
 use crate::store::{StoreError, StoreErrorClass};
 use crate::telemetry::logs::LogError;
+use crate::verify::ResumeError;
 use crate::wiring::WiringError;
 use crate::worker::WorkerError;
 
@@ -391,6 +392,24 @@ impl From<TaskError> for Failure {
             TaskError::Kms(e) => e.into(),
             TaskError::Compute | TaskError::CalledOff(_) => {
                 Self::new(Exit::Failed, error.to_string())
+            }
+        }
+    }
+}
+
+impl From<ResumeError> for Failure {
+    fn from(error: ResumeError) -> Self {
+        let what = error.to_string();
+        match error {
+            ResumeError::Io { .. } => {
+                Self::new(Exit::Failed, what).help("name a file in a directory that can be written")
+            }
+            ResumeError::NotAScan { .. } => Self::new(Exit::BadData, what)
+                .help("name another file, or remove this one to begin anew"),
+            ResumeError::Another { .. } => Self::new(Exit::Conflict, what)
+                .help("give the command that began it, or name another file"),
+            ResumeError::OlderEpoch { .. } => {
+                Self::new(Exit::Conflict, what).help("remove the file; the scan has to begin anew")
             }
         }
     }

@@ -43,6 +43,7 @@ pub use rows::{
 };
 pub use schema::MESSAGE_SCHEMA;
 pub use state::JobState;
+pub(crate) use throttle::Bucket;
 pub use throttle::{Slot, Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget, Throttles};
 pub use verdict::Verdict;
 pub use window::{Opening, Window};

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{EXAMPLES, Found, PAGE, Place, Scan};
+use super::{EXAMPLES, Found, Place, Scan};
 use crate::crypto::{Header, expiry};
 use crate::ids::{ChannelId, JobId, OrgId, RecordId};
 use crate::pipeline::TaskError;
@@ -150,10 +150,7 @@ impl Scan {
             };
             let mut after: Option<RecordId> = None;
             loop {
-                let page = self
-                    .store
-                    .read_page(&partition, after.as_ref(), PAGE, self.consistency)
-                    .await?;
+                let page = self.page(&partition, after.as_ref()).await?;
                 let now = self.clock.wall();
                 let is_absent = |cell: &[u8]| {
                     Header::parse(cell)

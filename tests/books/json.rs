@@ -10,7 +10,8 @@ use crate::shell::Shell;
 
 /// Commands that change nothing and end by themselves: whenever a page shows
 /// one, it is run once more for programs.
-const LOOK: [&str; 25] = [
+const LOOK: [&str; 26] = [
+    "audit reconcile",
     "audit verify",
     "config check",
     "dlq list",
@@ -152,6 +153,12 @@ const ONCE: &[(i32, &str)] = &[
     (0, "rekeyd status $MOVE"),
     (0, "rekeyd jobs"),
     (8, "rekeyd verify --org acme"),
+    (8, "rekeyd verify --org acme --sample 1000"),
+    (
+        8,
+        "rekeyd verify --org acme --resume scan.json --rows-per-s 1000",
+    ),
+    (8, "rekeyd verify --job $JOB"),
     (
         0,
         "MESSAGE=$(rekeyd dlq list | tail -n 1 | cut -d ' ' -f 3)",
@@ -168,6 +175,11 @@ const ONCE: &[(i32, &str)] = &[
     (6, "rekeyd restore-window open acme --reason x"),
     (0, "rekeyd restore-window close acme --reason x"),
     (0, "rekeyd audit verify"),
+    (0, "rekeyd kms log --cloudtrail trail.json"),
+    (
+        0,
+        "rekeyd audit reconcile --cloudtrail trail.json --slack 0",
+    ),
     (0, "rekeyd config check"),
     (0, "rekeyd doctor"),
     (0, "rekeyd iam-policy --org acme --mode reencrypt"),

@@ -49,14 +49,17 @@ impl Bench {
         output
     }
 
-    /// The code that a command ends with.
+    /// How a command ends.
     pub fn code(&self, arguments: &[&str]) -> i32 {
-        self.command(arguments)
-            .output()
-            .unwrap()
-            .status
-            .code()
-            .unwrap()
+        let output = self.command(arguments).output().unwrap();
+        output.status.code().unwrap()
+    }
+
+    /// A command under way.
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
     }
 
     /// Runs a command that must end with this code; everything it says.

@@ -7,8 +7,10 @@ mod moves;
 mod ops;
 mod packaging;
 mod plan;
+mod reconcile;
 mod restore;
 mod steer;
+mod verify;
 
 use bench::{Bench, sample_export};
 use serde_json::Value;

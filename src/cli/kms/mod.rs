@@ -79,7 +79,9 @@ pub(super) enum Command {
     #[command(subcommand)]
     Fault(fault::Command),
     /// Show the last calls.
-    #[command(after_help = "Example:\n  rekeyd kms log --tail 5")]
+    #[command(
+        after_help = "Example:\n  rekeyd kms log --tail 5\n  rekeyd kms log --cloudtrail trail.json.gz"
+    )]
     Log(log::Arguments),
     /// Let the key ring answer as AWS KMS over HTTP, for trials with a client of
     /// AWS. Signatures are not checked.

@@ -14,7 +14,7 @@ const BURST_S: f64 = 0.1;
 
 /// One rate that is kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// What is owed; below 0 what was saved up.
     owed: f64,
     /// Up to when the debt is paid off.

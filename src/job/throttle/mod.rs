@@ -12,5 +12,6 @@ mod bucket;
 mod keeper;
 mod rows;
 
+pub(crate) use bucket::Bucket;
 pub use keeper::{Slot, Throttles};
 pub use rows::{Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget};

@@ -15,6 +15,7 @@
 //! | `throttle` | a rate limit over all processes |
 //! | `serve` | the ring over HTTP, in the words of AWS KMS |
 //! | `log` | the call log |
+//! | `trail` | the call log in the form of CloudTrail |
 //! | `admin` | what an administrator does: create, disable, deny, set faults |
 
 mod admin;
@@ -29,6 +30,7 @@ pub mod serve;
 #[cfg(test)]
 pub(in crate::kms) mod tests;
 mod throttle;
+mod trail;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -40,6 +42,7 @@ pub use fault::{Effect, Fault, OPERATIONS};
 pub use log::CallRecord;
 pub use policy::{DenyRule, Permission};
 pub use seal::Unlock;
+pub use trail::TrailWriter;
 
 use self::file::RingFiles;
 use self::log::CallLog;
