@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What it may be called.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+/// Where its own errors go, in its profile.
+const ERRORS: &str = "stderr";
 
 /// The browser; ends with the test whatever happens.
 pub struct Chromium {
@@ -23,7 +25,7 @@ pub struct Chromium {
     // Of the page that is open.
     session: String,
     events: Vec<Value>,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 fn program() -> PathBuf {
@@ -58,7 +60,8 @@ impl Chromium {
             command.arg("--no-sandbox");
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.stderr(Stdio::null()).spawn().unwrap();
+        let errors = std::fs::File::create(profile.path().join(ERRORS)).unwrap();
+        let mut process = command.stderr(errors).spawn().unwrap();
         let (tell, heard) = channel();
         let mut from = BufReader::new(process.stdout.take().unwrap());
         std::thread::spawn(move || {
@@ -80,7 +83,7 @@ impl Chromium {
             last: 0,
             session: String::new(),
             events: Vec::new(),
-            _profile: profile,
+            profile,
         };
         let made = chromium.ask("Target.createTarget", json!({"url": "about:blank"}));
         let attach = json!({"targetId": made["targetId"], "flatten": true});
@@ -105,7 +108,10 @@ impl Chromium {
         self.say.flush().unwrap();
         loop {
             let heard = self.heard.recv_timeout(PATIENCE);
-            let heard = heard.unwrap_or_else(|e| panic!("{method}: the browser is silent: {e}"));
+            let heard = heard.unwrap_or_else(|e| {
+                let errors = std::fs::read_to_string(self.profile.path().join(ERRORS));
+                panic!("{method}: the browser is silent: {e}\n{}", errors.unwrap())
+            });
             if heard["id"] == json!(self.last) {
                 assert!(heard.get("error").is_none(), "{method}: {heard}");
                 return heard["result"].clone();
@@ -191,7 +197,7 @@ impl Chromium {
     pub fn complaints(&self, origin: &str) -> Vec<String> {
         let thrown = self.events("Runtime.exceptionThrown").map(Value::to_string);
         let entries = self.events("Log.entryAdded").map(|said| &said["entry"]);
-        let logged = entries.filter(|entry| entry["level"] != "verbose");
+        let logged = entries.filter(|entry| entry["level"] == "error");
         let asked = self.events("Network.requestWillBeSent");
         let urls = asked.map(|said| said["request"]["url"].as_str().unwrap());
         let elsewhere = urls.filter(|url| !url.starts_with(origin));

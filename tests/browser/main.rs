@@ -61,11 +61,14 @@ impl Site {
         self.bench.run(0, &[&slow[..], &why[..]].concat());
         let job = self.bench.enqueue("acme", &self.new);
         let end = Instant::now() + Duration::from_secs(60);
-        let state = || {
-            let jobs = self.bench.json(0, &["jobs"]);
-            jobs["jobs"][0]["state"].as_str().map(str::to_owned)
+        // Its tasks are planned, and the worker is at one.
+        let begun = || {
+            let workers = self.bench.json(0, &["workers"]);
+            let workers = workers["workers"].as_array().unwrap().iter();
+            let mut held = workers.flat_map(|worker| worker["holds"].as_array().unwrap());
+            held.any(|held| held["task"].is_string())
         };
-        while state().as_deref() != Some("rewriting") {
+        while !begun() {
             assert!(Instant::now() < end, "it does not begin to rewrite");
             std::thread::sleep(Duration::from_millis(50));
         }

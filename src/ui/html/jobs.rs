@@ -85,7 +85,7 @@ fn table(rows: &[JobRow], now: WallTime) -> Markup {
         div .scroll {
             table .cards {
                 thead { tr {
-                    th { "State" } th { "What" } th { "Organization" } th { "Since" }
+                    th { "State" } th { "What" } th { "Organization" } th { "Changed" }
                     th { "Why, and who drives it" } th { "Job" }
                 } }
                 tbody {
@@ -94,7 +94,7 @@ fn table(rows: &[JobRow], now: WallTime) -> Markup {
                             td data-name="State" { (badge(job.state)) }
                             td data-name="What" { a href=(format!("/jobs/{}", job.request.job_id())) { (what(job)) } }
                             td data-name="Organization" { (foreign(job.request.org().as_str())) }
-                            td data-name="Since" { (ago(job.since_ms, now)) }
+                            td data-name="Changed" { (ago(job.since_ms, now)) }
                             td data-name="Why" { (why(job, now)) }
                             td data-name="Job" { (job_link(job.request.job_id())) }
                         }
