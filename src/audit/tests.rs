@@ -311,30 +311,48 @@ async fn every_field_has_its_place_in_ocsf() {
     log.record(full);
     log.durable().await.unwrap();
     let line = lines(&memory.synced_text())[1].clone();
-    let written: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+    let written: Vec<&str> = line
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
 
     // As they stand in the source: one that the test above forgot would not be
     // written here either.
     let source = include_str!("record.rs");
     let (_, fields) = source.split_once("pub struct Record {").unwrap();
     let (fields, _) = fields.split_once("\n}").unwrap();
-    let names = fields.lines().filter_map(|l| l.trim().strip_prefix("pub ")?.split_once(':'));
+    let names = fields
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("pub ")?.split_once(':'));
     for (name, _) in names {
         let name = name.replace("kind_of_record", "type");
-        assert!(written.contains(&name.as_str()), "{name} is not written by this test");
+        assert!(
+            written.contains(&name.as_str()),
+            "{name} is not written by this test"
+        );
     }
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.md");
     let text = std::fs::read_to_string(path).unwrap();
     let (_, section) = text.split_once("\n## In the words of OCSF\n").unwrap();
-    let rows = section.lines().filter_map(|l| l.strip_prefix("| `")?.split_once("` | "));
+    let rows = section
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `")?.split_once("` | "));
     let mapped: Vec<(&str, &str)> = rows.collect();
     for field in &written {
         let times = mapped.iter().filter(|(name, _)| name == field).count();
-        assert_eq!(times, 1, "`{field}` stands {times} times in the table for OCSF");
+        assert_eq!(
+            times, 1,
+            "`{field}` stands {times} times in the table for OCSF"
+        );
     }
     for (name, place) in mapped {
-        assert!(written.contains(&name), "`{name}` is no field of the record");
+        assert!(
+            written.contains(&name),
+            "`{name}` is no field of the record"
+        );
         assert!(place.contains('`'), "`{name}` has no place in OCSF");
         let internal = INTERNAL_FIELDS.contains(&name);
         assert_eq!(place.contains("(internal)"), internal, "{name}");
