@@ -343,7 +343,7 @@ pub fn reconcile(inputs: &Inputs<'_>) -> Result<Reconciled, ReconcileError> {
     (done.others, done.others_untold) = others.finish();
     records::read(inputs.audit, |line| {
         if let records::Line::Call(call) = line {
-            missed(&known, trail, &mut done, call);
+            missed(&known, trail, &mut done, *call);
         }
     })?;
     Ok(done)

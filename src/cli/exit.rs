@@ -30,7 +30,8 @@ pub enum Exit {
     /// Of `doctor`: something is wrong and has to be mended.
     Unfit = 9,
     /// The old CMK must not be disabled: slices are blocked, cells are
-    /// quarantined, or a later job made it active again.
+    /// quarantined, or a later job made it active again. Of `verify --job`: a scan
+    /// does not show what the rekey promised.
     MustNotDisable = 10,
     /// The job failed, or its message was refused. Nothing was changed.
     JobFailed = 11,
@@ -39,7 +40,7 @@ pub enum Exit {
     /// The time given with `--timeout` is over; the job goes on.
     Timeout = 13,
     /// Data is not as it should be: cells that do not open, an audit log that
-    /// was changed. Of `status --wait`: a move left such cells behind.
+    /// was changed or does not agree with CloudTrail. Of `status --wait`: a move left such cells behind.
     BadData = 14,
     /// A move of a channel is not at its end: slices wait for a key, a cell is
     /// under the old scope or in an old place.

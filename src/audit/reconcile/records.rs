@@ -74,7 +74,7 @@ impl Call {
 /// A line.
 pub(super) enum Line {
     /// A call to the KMS.
-    Call(Call),
+    Call(Box<Call>),
     /// Another record.
     Other(Timestamp),
     /// Not a record.
@@ -107,7 +107,7 @@ pub(super) fn read(path: &Path, mut take: impl FnMut(Line)) -> Result<(), Reconc
                 break;
             }
             take(match serde_json::from_slice::<Call>(&line) {
-                Ok(call) if call.is_of_the_kms() => Line::Call(call),
+                Ok(call) if call.is_of_the_kms() => Line::Call(Box::new(call)),
                 Ok(other) => Line::Other(other.ts),
                 Err(error) => bad(format!("it is not an audit record: {error}")),
             });
