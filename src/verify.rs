@@ -127,7 +127,8 @@ impl Found {
         self.by_cmk.get(cmk).map_or(0, |under| under.cells)
     }
 
-    fn add(&mut self, other: Found) {
+    /// Adds what was found elsewhere.
+    pub(crate) fn add(&mut self, other: Found) {
         self.slices += other.slices;
         self.cells += other.cells;
         self.opened += other.opened;
@@ -157,6 +158,15 @@ impl Found {
             }
         }
     }
+}
+
+/// One slice as a scan has seen it: what is wrong in it, its key rows, and the
+/// keys that its cells name, also those that vanished or are not as they should
+/// be.
+pub(crate) struct Looked {
+    pub(crate) found: Found,
+    pub(crate) keys: SliceKeys,
+    pub(crate) named: BTreeSet<KeyId>,
 }
 
 /// Why a cell was not opened.
@@ -189,6 +199,7 @@ struct SliceScan<'a> {
     view: ChannelView,
     rows: SliceKeys,
     known: HashMap<KeyId, Known>,
+    named: BTreeSet<KeyId>,
     found: Found,
 }
 
@@ -279,6 +290,11 @@ impl Scan {
     }
 
     async fn slice(&self, id: SliceId) -> Result<Found, TaskError> {
+        Ok(self.look(id).await?.found)
+    }
+
+    /// Scans one slice.
+    pub(crate) async fn look(&self, id: SliceId) -> Result<Looked, TaskError> {
         let view = self.view(&id.channel).await?;
         let address = SliceKey::messages(&self.org, &id.channel, id.hour);
         let rows = SliceKeys::parse(&self.store.read_keys(&address).await?);
@@ -289,13 +305,19 @@ impl Scan {
             view,
             rows,
             known: HashMap::new(),
+            named: BTreeSet::new(),
             found: Found {
                 slices: 1,
                 ..Found::default()
             },
         };
         slice.read().await?;
-        Ok(slice.count_keys())
+        slice.count_keys();
+        Ok(Looked {
+            found: slice.found,
+            keys: slice.rows,
+            named: slice.named,
+        })
     }
 }
 
@@ -322,6 +344,9 @@ impl SliceScan<'_> {
 
     async fn cell(&mut self, stored: StoredCell) -> Result<(), TaskError> {
         self.found.cells += 1;
+        if let Ok(header) = Header::parse(&stored.cell) {
+            self.named.insert(header.key_id);
+        }
         let header = match self.admit(&stored).await? {
             Ok(Some(header)) => header,
             Ok(None) => {
@@ -475,7 +500,7 @@ impl SliceScan<'_> {
         }
     }
 
-    fn count_keys(mut self) -> Found {
+    fn count_keys(&mut self) {
         for row in self.rows.rows() {
             self.found.by_cmk.entry(row.cmk.clone()).or_default().wraps += 1;
         }
@@ -487,7 +512,6 @@ impl SliceScan<'_> {
         for (_, cmk) in named {
             self.found.by_cmk.entry(cmk.clone()).or_default().keys += 1;
         }
-        self.found
     }
 }
 

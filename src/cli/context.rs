@@ -8,7 +8,7 @@ use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, Loaded, QueueKind};
 use crate::ids::{CmkArn, JobId, OrgId};
-use crate::job::{JobBook, JobRow, JobState, Verdict, Versioned};
+use crate::job::{JobBook, JobRow, Verdict, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
 use crate::queue::SharedQueue;
@@ -146,7 +146,7 @@ pub(super) fn lapse(job: &mut JobRow, activations: &[ActivationRow]) -> bool {
         return false;
     };
     // A move says where a channel is, not what a CMK is needed for.
-    if job.state != JobState::Drained || job.request.rekey().is_none() {
+    if !job.state.is_drained() || job.request.rekey().is_none() {
         return false;
     }
     let is_active_again = |cmk: &&CmkArn| {

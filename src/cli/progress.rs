@@ -343,7 +343,11 @@ fn waits(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime) -> Opt
             Some(round) if round.tasks.is_some() => None,
             _ => plain("planning", "lists the slices"),
         },
-        JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => None,
+        JobState::Paused
+        | JobState::Drained
+        | JobState::Retired
+        | JobState::Failed
+        | JobState::Cancelled => None,
     }
 }
 
@@ -554,7 +558,12 @@ mod tests {
         let progress = Progress::of(&paused, &[], &timing, NOW);
         assert_eq!(progress.waits.as_ref().map(|w| w.code), Some("paused"));
         assert!(progress.line(&paused).ends_with("paused by ops: repair"));
-        for state in [JobState::Drained, JobState::Failed, JobState::Cancelled] {
+        for state in [
+            JobState::Drained,
+            JobState::Retired,
+            JobState::Failed,
+            JobState::Cancelled,
+        ] {
             assert!(Progress::of(&job(state), &[], &timing, NOW).waits.is_none());
         }
         let blocked = job(JobState::Blocked);

@@ -8,6 +8,7 @@ mod ops;
 mod packaging;
 mod plan;
 mod restore;
+mod retire;
 mod steer;
 
 use bench::{Bench, sample_export};

@@ -105,7 +105,7 @@ pub(super) async fn one_wrap_is_deleted_and_no_other(harness: &dyn StoreHarness)
         .list_slices(&org, Kind::Message, "c1", None, 10)
         .await
         .expect("list_slices");
-    assert_eq!(listed, [beside.slice.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&beside.slice));
     // What is inserted afterwards stands, at the same address too.
     harness.pass(std::time::Duration::from_secs(2)).await;
     store.insert_key(&here, &rows[1]).await.expect("insert_key");
