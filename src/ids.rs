@@ -185,6 +185,9 @@ impl CmkArn {
 pub struct JobId(uuid::Uuid);
 
 impl JobId {
+    /// An id that no job has: it stands for any.
+    pub const NIL: Self = Self(uuid::Uuid::nil());
+
     /// A new random id.
     pub fn random() -> Self {
         Self(uuid::Builder::from_random_bytes(crate::replay::random()).into_uuid())

@@ -9,7 +9,7 @@
 
 /// The points that a rekey comes to, in its order. Each stands before or after a
 /// durable step. A move comes to most of them too.
-pub const POINTS: [&str; 22] = [
+pub const POINTS: [&str; 24] = [
     "intake_before_record",
     "intake_before_delete",
     "job_after_claim",
@@ -29,6 +29,8 @@ pub const POINTS: [&str; 22] = [
     "checkpoint_after",
     "task_before_done",
     "task_after_done",
+    "set_aside_after_keys",
+    "set_aside_after_channel",
     "job_after_floors",
     "job_before_transition",
     "job_after_transition",
@@ -44,6 +46,14 @@ pub const MOVE_POINTS: [&str; 7] = [
     "copy_after_write",
     "sweep_before_purge",
     "sweep_after_purge",
+];
+
+/// The points that the retire of a job comes to: within one run of slices, and
+/// before the job's state is changed.
+pub const RETIRE_POINTS: [&str; 3] = [
+    "retire_before_delete",
+    "retire_after_delete",
+    "retire_before_end",
 ];
 
 /// Kills the process here if a test asked for it.
@@ -94,7 +104,8 @@ mod asked {
     }
 
     fn is_listed(name: &str) -> bool {
-        super::POINTS.contains(&name) || super::MOVE_POINTS.contains(&name)
+        let all = super::POINTS.iter().chain(&super::MOVE_POINTS);
+        all.chain(&super::RETIRE_POINTS).any(|point| *point == name)
     }
 
     pub fn reach(name: &'static str) {

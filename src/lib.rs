@@ -29,8 +29,10 @@ pub mod progress;
 pub mod queue;
 pub mod registry;
 pub mod replay;
+pub mod retire;
 pub mod retry;
 pub mod scope;
+pub mod set_aside;
 #[cfg(debug_assertions)]
 pub mod sim;
 pub mod store;

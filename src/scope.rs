@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ChannelId, FileId, Hour, InvalidId, OrgId, RecordId, WorkspaceId};
+use crate::ids::{ChannelId, FileId, Hour, InvalidId, JobId, OrgId, RecordId, WorkspaceId};
 
 /// What a slice holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +69,16 @@ pub enum Scope {
         /// Owner of the master key.
         org: OrgId,
     },
+    /// The old data keys of one channel that a rekey set aside. The channel is
+    /// among the pairs so that who denies a channel denies its old keys too.
+    SetAside {
+        /// Owner of the master key.
+        org: OrgId,
+        /// The channel whose keys they are.
+        channel: ChannelId,
+        /// The job that set them aside.
+        job: JobId,
+    },
 }
 
 /// The pairs sent to the KMS, in ascending order of their keys. Ids only: the
@@ -126,7 +136,8 @@ impl Scope {
             Scope::Message { org, .. }
             | Scope::File { org, .. }
             | Scope::Search { org }
-            | Scope::Canary { org } => org,
+            | Scope::Canary { org }
+            | Scope::SetAside { org, .. } => org,
         }
     }
 
@@ -155,6 +166,11 @@ impl Scope {
             }
             Scope::Search { .. } => put("kind", "search"),
             Scope::Canary { .. } => put("kind", "canary"),
+            Scope::SetAside { channel, job, .. } => {
+                put("kind", "set_aside");
+                put("channel", channel.as_str());
+                put("job", &job.to_string());
+            }
         }
         pairs
     }
@@ -205,8 +221,32 @@ impl Scope {
             [("kind", "canary"), ("organization", org)] => Ok(Scope::Canary {
                 org: OrgId::new(*org)?,
             }),
+            [
+                ("channel", channel),
+                ("job", job),
+                ("kind", "set_aside"),
+                ("organization", org),
+            ] => Ok(Scope::SetAside {
+                org: OrgId::new(*org)?,
+                channel: ChannelId::new(*channel)?,
+                job: canonical(job)?,
+            }),
             _ => Err(ScopeError::Pairs),
         }
+    }
+}
+
+/// A job id as [`Scope::to_bytes`] writes it: a UUID can be written in several
+/// ways, and a scope in one.
+fn canonical(text: &str) -> Result<JobId, ScopeError> {
+    let job: JobId = text.parse()?;
+    match job.to_string() == text {
+        true => Ok(job),
+        false => Err(ScopeError::Id(InvalidId {
+            what: "job id",
+            given: text.chars().take(80).collect(),
+            rule: "in a scope a job id is a UUID in lower case, with hyphens",
+        })),
     }
 }
 
@@ -222,6 +262,17 @@ pub enum Locus<'a> {
         channel: &'a ChannelId,
         /// The record asked for.
         record: &'a RecordId,
+    },
+    /// A data key that a rekey set aside.
+    SetAside {
+        /// The organization.
+        org: &'a OrgId,
+        /// The channel whose key it is.
+        channel: &'a ChannelId,
+        /// The hour whose key it is.
+        hour: Hour,
+        /// The id of the key.
+        key_id: &'a [u8; 16],
     },
 }
 
@@ -246,6 +297,19 @@ impl Locus<'_> {
                 put_lp(out, org.as_str().as_bytes());
                 put_lp(out, channel.as_str().as_bytes());
                 put_lp(out, record.as_bytes());
+            }
+            Locus::SetAside {
+                org,
+                channel,
+                hour,
+                key_id,
+            } => {
+                out.push(5);
+                put_lp(out, b"set_aside");
+                put_lp(out, org.as_str().as_bytes());
+                put_lp(out, channel.as_str().as_bytes());
+                put_lp(out, hour.to_string().as_bytes());
+                put_lp(out, *key_id);
             }
         }
     }

@@ -74,6 +74,15 @@ pub struct Scan {
     why: Use,
 }
 
+/// One slice as a scan has seen it: what is wrong in it, its key rows, and the
+/// keys that its cells name, also those that vanished or are not as they should
+/// be.
+pub(crate) struct SliceLook {
+    pub(crate) found: Found,
+    pub(crate) keys: SliceKeys,
+    pub(crate) named: BTreeSet<KeyId>,
+}
+
 /// Why a cell was not opened.
 #[derive(Clone)]
 enum Fault {
@@ -133,6 +142,7 @@ struct SliceScan<'a> {
     view: ChannelView,
     rows: SliceKeys,
     known: HashMap<KeyId, Known>,
+    named: BTreeSet<KeyId>,
     found: Found,
 }
 
@@ -269,6 +279,12 @@ impl Scan {
     }
 
     async fn slice(&self, id: SliceId) -> Result<(SliceId, Found), TaskError> {
+        let found = self.look(id.clone()).await?.found;
+        Ok((id, found))
+    }
+
+    /// Scans one slice.
+    pub(crate) async fn look(&self, id: SliceId) -> Result<SliceLook, TaskError> {
         let view = self.view(&id.channel).await?;
         let address = SliceKey::messages(&self.org, &id.channel, id.hour);
         let rows = SliceKeys::parse(&self.store.read_keys(&address).await?);
@@ -279,13 +295,19 @@ impl Scan {
             view,
             rows,
             known: HashMap::new(),
+            named: BTreeSet::new(),
             found: Found {
                 slices: 1,
                 ..Found::default()
             },
         };
         slice.read().await?;
-        Ok((id, slice.count_keys()))
+        slice.count_keys();
+        Ok(SliceLook {
+            found: slice.found,
+            keys: slice.rows,
+            named: slice.named,
+        })
     }
 }
 
@@ -329,6 +351,9 @@ impl SliceScan<'_> {
 
     async fn cell(&mut self, stored: StoredCell) -> Result<(), TaskError> {
         self.found.cells += 1;
+        if let Ok(header) = Header::parse(&stored.cell) {
+            self.named.insert(header.key_id);
+        }
         let header = match self.admit(&stored).await? {
             Ok(Some(header)) => header,
             Ok(None) => {
@@ -482,7 +507,7 @@ impl SliceScan<'_> {
         }
     }
 
-    fn count_keys(mut self) -> Found {
+    fn count_keys(&mut self) {
         for row in self.rows.rows() {
             self.found.by_cmk.entry(row.cmk.clone()).or_default().wraps += 1;
         }
@@ -494,7 +519,6 @@ impl SliceScan<'_> {
         for (_, cmk) in named {
             self.found.by_cmk.entry(cmk.clone()).or_default().keys += 1;
         }
-        self.found
     }
 }
 

@@ -450,7 +450,7 @@ impl Record {
             Scope::Message { .. } => Some(Kind::Message),
             Scope::File { .. } => Some(Kind::File),
             Scope::Search { .. } => Some(Kind::Search),
-            Scope::Canary { .. } => None,
+            Scope::Canary { .. } | Scope::SetAside { .. } => None,
         };
         self
     }

@@ -211,11 +211,7 @@ impl Certificate {
         let job = sources.job;
         let request = &job.request;
         let is_over = job.state.is_final();
-        let end_ms = if is_over {
-            job.since_ms
-        } else {
-            sources.now_ms
-        };
+        let end_ms = job.ended_ms().unwrap_or(sources.now_ms);
         let effort = &job.effort;
         Self {
             v: VERSION,
@@ -239,7 +235,7 @@ impl Certificate {
                 verdict: job.verdict.clone(),
                 old_cmk_may_be_disabled: request
                     .rekey()
-                    .map(|_| job.state == JobState::Drained && !sources.lapsed),
+                    .map(|_| job.state.is_drained() && !sources.lapsed),
             },
             activation: job.activated.as_ref().map(|activated| Activation {
                 epoch: activated.epoch,

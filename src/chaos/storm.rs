@@ -12,7 +12,7 @@ use super::script::{Ail, Deed, KmsFault, Round};
 use super::stage::Stage;
 use crate::demo::run::DemoError;
 use crate::faults;
-use crate::job::{BookError, JobRow, JobState};
+use crate::job::{BookError, JobRow};
 use crate::queue::QueueError;
 use crate::queue::sqlite::{SqliteQueue, Withheld};
 use crate::store::StoreErrorClass;
@@ -479,5 +479,5 @@ impl Storm<'_> {
 
 /// Whether a job came to the end that it should.
 pub(super) fn ended_well(row: &JobRow) -> bool {
-    row.state == JobState::Drained
+    row.state.is_drained()
 }

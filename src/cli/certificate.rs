@@ -118,10 +118,7 @@ pub(super) async fn throttles(
     job: &crate::job::JobRow,
 ) -> Result<Vec<ThrottleEvent>, Failure> {
     let (org, id) = (job.request.org(), job.request.job_id());
-    let until_ms = match job.state.is_final() {
-        true => job.since_ms,
-        false => u64::MAX,
-    };
+    let until_ms = job.ended_ms().unwrap_or(u64::MAX);
     let mut events = book.throttle_events().await?;
     events.retain(|event| {
         event.target.applies_to(org, id) && (job.recorded_ms..=until_ms).contains(&event.at_ms)

@@ -51,6 +51,7 @@ mod policy;
 pub mod reference;
 mod report;
 mod restore_window;
+mod retire;
 mod retry;
 mod schema;
 mod schema_job;
@@ -157,6 +158,8 @@ enum Command {
     /// Let a backup from before a rekey be brought in, for a while.
     #[command(subcommand)]
     RestoreWindow(restore_window::Command),
+    /// Delete the old wraps that a finished rekey left behind. This is for good.
+    Retire(retire::Arguments),
     /// Show one record: epoch, key, CMK, times; never its text.
     Inspect(inspect::Arguments),
     /// Check the audit log.
@@ -223,6 +226,7 @@ impl Command {
             Command::Verify(a) => verify::run(context, a),
             Command::Report(a) => certificate::run(context, a),
             Command::RestoreWindow(c) => restore_window::run(context, c),
+            Command::Retire(a) => retire::run(context, a),
             Command::Inspect(a) => inspect::run(context, a),
             Command::Audit(c) => audit::run(context, c),
             Command::Config(c) => config::run(context, c),

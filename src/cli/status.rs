@@ -13,7 +13,7 @@ use crate::cli::report::Failure;
 use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
-use crate::job::{JobBook, JobMessage, JobRow, JobState, TaskRow, is_free};
+use crate::job::{JobBook, JobMessage, JobRow, JobState, SetAside, TaskRow, is_free};
 use crate::progress::{self, Progress, Speed, throttles};
 use crate::queue::SharedQueue;
 use crate::registry::{Registry, Timing};
@@ -110,7 +110,7 @@ impl<'a> Status<'a> {
     /// Puts the verdict right that a later job has made untrue, and tells
     /// whether there is such a job.
     async fn lapse(&self, job: &mut JobRow) -> Result<bool, Failure> {
-        if job.state != JobState::Drained {
+        if !job.state.is_drained() {
             return Ok(false);
         }
         let activations = self.registry.activations(job.request.org()).await?;
@@ -239,10 +239,10 @@ impl<'a> Status<'a> {
         self.context.out.show(&programs, || last_words(job))?;
         let left_behind = job.copy.as_ref().map_or(0, |copy| copy.left_behind);
         Ok(match job.state {
-            JobState::Drained if lapsed => Exit::MustNotDisable,
+            state if state.is_drained() && lapsed => Exit::MustNotDisable,
             // Said in the verdict, and not to be missed by a script.
             JobState::Drained if left_behind > 0 => Exit::BadData,
-            JobState::Drained => Exit::Done,
+            JobState::Drained | JobState::Retired => Exit::Done,
             JobState::Failed => Exit::JobFailed,
             JobState::Cancelled => Exit::JobCancelled,
             _ if job.request.channel_move().is_some() => Exit::MoveUnfinished,
@@ -269,6 +269,7 @@ impl<'a> Status<'a> {
             "progress": progress,
             "rewriting": job.rewriting, "proof": job.proof, "effort": job.effort,
             "takeovers": job.takeovers, "verdict": job.verdict,
+            "set_aside": job.set_aside, "retired": job.retired,
         })
     }
 
@@ -354,6 +355,9 @@ impl<'a> Status<'a> {
         if let Some(verdict) = &job.verdict {
             rows.push(("verdict", verdict.clone()));
         }
+        if let Some(aside) = &job.set_aside {
+            rows.push(("set aside", set_aside(aside)));
+        }
         if let Some(next) = progress::next(job) {
             rows.push(("next", next));
         }
@@ -361,6 +365,19 @@ impl<'a> Status<'a> {
             .map(|(name, value)| format!("{name:<11} {value}\n"))
             .collect()
     }
+}
+
+/// The old keys of a drained rekey.
+fn set_aside(aside: &SetAside) -> String {
+    let mut text = format!(
+        "{} until {}",
+        figures::count(aside.keys, "old key"),
+        figures::time(aside.until_ms)
+    );
+    for (code, n) in &aside.refused {
+        text += &format!(", {n} not: {code}");
+    }
+    text
 }
 
 fn counts(c: &crate::job::Counts) -> String {

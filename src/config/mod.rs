@@ -44,6 +44,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// What plans reckon with.
     pub plan: PlanConfig,
+    /// How long old wraps stay, and what is set aside of them.
+    pub retire: RetireConfig,
     /// The worker.
     pub worker: WorkerConfig,
     /// Logs.
@@ -291,6 +293,16 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Which lines are written.
     pub filter: String,
+}
+
+/// `[retire]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetireConfig {
+    /// How long old keys are kept that a rekey set aside, seconds.
+    pub set_aside_s: u64,
+    /// How long after its end a job may not be retired, seconds.
+    pub wait_s: u64,
 }
 
 /// `[metrics]`.

@@ -396,6 +396,20 @@ pub const KEYS: &[Key] = &[
         "The day of the price list that the price is from; set both when yours is newer.",
     ),
     key(
+        "retire.set_aside_s",
+        int(60, 315_360_000),
+        Default::Int(7_776_000),
+        "s",
+        "How long the old data keys of a rekey are kept under its new CMK, from its end on (90 days). The workers go by it.",
+    ),
+    key(
+        "retire.wait_s",
+        int(0, 315_360_000),
+        Default::Int(604_800),
+        "s",
+        "How long after its end a job may not be retired yet (7 days). `rekeyd retire` goes by it.",
+    ),
+    key(
         "worker.id",
         Kind::Text,
         Default::None,

@@ -232,6 +232,12 @@ fn belongs(locus: &Locus<'_>, scope: &Scope) -> bool {
                 org: o, channel: c, ..
             },
         ) => *org == o && *channel == c,
+        (
+            Locus::SetAside { org, channel, .. },
+            Scope::SetAside {
+                org: o, channel: c, ..
+            },
+        ) => *org == o && *channel == c,
         _ => false,
     }
 }
@@ -251,7 +257,7 @@ fn with_aad<T>(key: &CellKey, header: &[u8], locus: &Locus<'_>, f: impl FnOnce(&
         let at = aad.len();
         aad.extend_from_slice(&[0, 0]);
         locus.append_to(aad);
-        // Four parts of at most 256 bytes each: the length fits two bytes.
+        // A few parts of at most 256 bytes each: the length fits two bytes.
         let length = (aad.len() - at - 2) as u16;
         aad[at..at + 2].copy_from_slice(&length.to_be_bytes());
         f(aad)

@@ -1,7 +1,7 @@
 //! Which KMS permissions each role uses. The policies allow exactly these, and a
 //! test compares the list with what workers were seen to call.
 
-use crate::ids::{CmkArn, OrgId};
+use crate::ids::{CmkArn, JobId, OrgId};
 use crate::scope::{EncryptionContext, Scope};
 
 use super::{Role, Sides};
@@ -48,7 +48,8 @@ impl Role {
     /// Where each comes from: `worker/preflight.rs` and `kms/trial.rs` (the
     /// canaries), `pipeline/unwrap.rs` (Decrypt, GenerateDataKey),
     /// `pipeline/rewrap.rs` (ReEncrypt from each CMK to a new one, and of each
-    /// new wrap onto its own CMK as the proof), `worker/drive.rs` (DescribeKey
+    /// new wrap onto its own CMK as the proof), `set_aside/fill.rs` (the same
+    /// calls for old keys, by the job's mode), `worker/drive.rs` (DescribeKey
     /// of the old CMK for the verdict), `worker/drift.rs` (GetKeyPolicy),
     /// `verify.rs` (the verifier).
     pub(super) fn rights(self) -> Rights {
@@ -84,6 +85,9 @@ pub fn calls(role: Role, org: &OrgId, sides: &Sides, slices: &[Scope]) -> Vec<Ca
         let wrong = Scope::Search { org: org.clone() };
         contexts.extend([canary.context(), wrong.context()]);
     }
+    if role == Role::Reencrypt {
+        contexts.extend(slices.iter().filter_map(set_aside));
+    }
     let mut all = Vec::new();
     let mut put = |action, cmk: &CmkArn, context: &EncryptionContext| {
         all.push(Call {
@@ -107,4 +111,18 @@ pub fn calls(role: Role, org: &OrgId, sides: &Sides, slices: &[Scope]) -> Vec<Ca
         }
     }
     all
+}
+
+/// The context of the key that the old keys of a slice's channel are set aside
+/// under, with an id that stands for any job.
+fn set_aside(slice: &Scope) -> Option<EncryptionContext> {
+    let Scope::Message { org, channel, .. } = slice else {
+        return None;
+    };
+    let aside = Scope::SetAside {
+        org: org.clone(),
+        channel: channel.clone(),
+        job: JobId::NIL,
+    };
+    Some(aside.context())
 }

@@ -32,10 +32,11 @@ const ORGANIZATION: &str = "kms:EncryptionContext:organization";
 /// The names of the pairs of a call.
 const PAIR_NAMES: &str = "kms:EncryptionContextKeys";
 /// Every pair that a scope may have.
-const PAIRS: [&str; 6] = [
+const PAIRS: [&str; 7] = [
     "channel",
     "file",
     "hour",
+    "job",
     "kind",
     "organization",
     "workspace",

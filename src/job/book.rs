@@ -3,6 +3,7 @@
 //! operator's command cannot write (I6).
 
 mod pages;
+mod set_aside;
 mod throttles;
 
 use crate::clock::SharedClock;
@@ -15,6 +16,7 @@ use crate::store::{
     Applied, ControlRow, ControlTable, ControlWrite, Expect, SharedStore, StoreError,
 };
 
+pub(crate) use set_aside::{Aside, ROWS_AT_ONCE};
 pub use throttles::ThrottleRows;
 
 /// Rows read per page of a listing.
@@ -326,7 +328,7 @@ impl JobBook {
         }
         let history = format!("{HISTORY}{id}/{:08}", job.row.transitions);
         let mut writes = vec![write_back(job), insert(&history, &step)];
-        if to.is_final() {
+        if to.is_final() && !from.is_final() {
             writes.push(ControlWrite {
                 id: open_id(id),
                 expect: Expect::Rev(1),
@@ -342,6 +344,7 @@ impl JobBook {
         }
         job.rev += 1;
         if to.is_final()
+            && !from.is_final()
             && let Err(error) = self.unindex(&org, id).await
         {
             // The job is at its end all the same; a worker that meets it on the

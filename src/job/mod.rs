@@ -24,12 +24,14 @@ mod message;
 mod open;
 mod rows;
 mod schema;
+mod set_aside;
 mod so_far;
 mod state;
 mod throttle;
 mod verdict;
 mod window;
 
+pub(crate) use book::{Aside, ROWS_AT_ONCE};
 pub use book::{BookError, JobBook, Recorded, ThrottleRows, Versioned, task_id};
 pub use lease::{Hold, HoldError, JobHold, Leased, TaskHold, WorkerName, is_free, note_stream};
 pub use message::{
@@ -42,6 +44,9 @@ pub use rows::{
     LeaveBehind, Pass, QuarantineRow, Round, SliceId, TaskRow, TaskState, Transition,
 };
 pub use schema::MESSAGE_SCHEMA;
+pub use set_aside::{
+    AsideChannel, AsideHead, AsideKey, AsideSeal, RetireCounts, RetireProgress, Retired, SetAside,
+};
 pub use state::JobState;
 pub(crate) use throttle::Bucket;
 pub use throttle::{Slot, Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget, Throttles};

@@ -7,6 +7,7 @@ use crate::audit::StreamRef;
 use crate::epoch::Epoch;
 use crate::ids::{ChannelId, CmkArn, Hour, OrgId, RecordId};
 use crate::job::message::{JobMessage, Mode, MoveKind};
+use crate::job::set_aside::{Retired, SetAside};
 use crate::job::state::JobState;
 use crate::job::window::Opening;
 use crate::registry::CopyPhase;
@@ -285,6 +286,12 @@ pub struct JobRow {
     /// Of a paused job: the state it was paused in, where it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_from: Option<JobState>,
+    /// Of a drained rekey: what it set aside before its verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<SetAside>,
+    /// Of a retired one: what was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<Retired>,
 }
 
 impl JobRow {
@@ -318,7 +325,16 @@ impl JobRow {
             freed: Vec::new(),
             copy: None,
             paused_from: None,
+            set_aside: None,
+            retired: None,
         }
+    }
+
+    /// When it came to its end, Unix milliseconds, if it has; a retire is after it.
+    pub fn ended_ms(&self) -> Option<u64> {
+        let drained = self.retired.map(|retired| retired.drained_ms);
+        let ended = drained.unwrap_or(self.since_ms);
+        self.state.is_final().then_some(ended)
     }
 
     /// How the job rewrites.
@@ -384,6 +400,7 @@ impl JobRow {
             | JobState::Settling
             | JobState::Draining
             | JobState::Drained
+            | JobState::Retired
             | JobState::Paused
             | JobState::Failed
             | JobState::Cancelled => false,

@@ -28,6 +28,8 @@ pub enum JobState {
     Draining,
     /// The end: nothing live needs the old CMK.
     Drained,
+    /// After the end: an operator has deleted what only the old CMK opens.
+    Retired,
     /// Something waits for a person or a customer: blocked slices, quarantined
     /// cells, a CMK that cannot be used. Tried again by itself and by `retry`.
     Blocked,
@@ -42,7 +44,7 @@ pub enum JobState {
 
 impl JobState {
     /// All states.
-    pub const ALL: [JobState; 13] = [
+    pub const ALL: [JobState; 14] = [
         JobState::Queued,
         JobState::Preflight,
         JobState::Activating,
@@ -52,6 +54,7 @@ impl JobState {
         JobState::Verified,
         JobState::Draining,
         JobState::Drained,
+        JobState::Retired,
         JobState::Blocked,
         JobState::Paused,
         JobState::Failed,
@@ -79,7 +82,9 @@ impl JobState {
             Paused => &[
                 Queued, Settling, Rewriting, Verifying, Verified, Draining, Blocked, Cancelled,
             ],
-            Drained | Failed | Cancelled => &[],
+            // By a command of its own, and only of a rekey.
+            Drained => &[Retired],
+            Retired | Failed | Cancelled => &[],
         }
     }
 
@@ -93,9 +98,17 @@ impl JobState {
         self.may_become(JobState::Paused)
     }
 
-    /// Whether nothing more happens by itself or by command.
+    /// Whether the job is at its end: no worker does anything for it any more.
     pub fn is_final(self) -> bool {
-        self.next().is_empty()
+        matches!(
+            self,
+            JobState::Drained | JobState::Retired | JobState::Failed | JobState::Cancelled
+        )
+    }
+
+    /// Whether the job came to its good end, retired since or not.
+    pub fn is_drained(self) -> bool {
+        matches!(self, JobState::Drained | JobState::Retired)
     }
 
     /// Whether tasks of the job may be claimed.
@@ -118,6 +131,7 @@ impl JobState {
             JobState::Verified => "verified",
             JobState::Draining => "draining",
             JobState::Drained => "drained",
+            JobState::Retired => "retired",
             JobState::Blocked => "blocked",
             JobState::Paused => "paused",
             JobState::Failed => "failed",
@@ -201,6 +215,20 @@ mod tests {
         let mut all = JobState::ALL;
         all.sort();
         assert_eq!(sorted, all);
+    }
+
+    #[test]
+    fn from_an_end_only_a_drained_job_goes_on_and_only_to_retired() {
+        for from in JobState::ALL.into_iter().filter(|state| state.is_final()) {
+            let expected: &[JobState] = match from {
+                JobState::Drained => &[JobState::Retired],
+                _ => &[],
+            };
+            assert_eq!(from.next(), expected, "{from}");
+        }
+        for from in JobState::ALL.into_iter().filter(|state| !state.is_final()) {
+            assert!(!from.next().is_empty(), "{from}");
+        }
     }
 
     #[test]

@@ -148,6 +148,9 @@ pub enum ReasonCode {
     /// An organization or CMK is entered in the registry.
     #[serde(rename = "enrol")]
     Enrol,
+    /// A finished rekey's old wraps are deleted.
+    #[serde(rename = "retire")]
+    Retire,
 }
 
 /// Why and for whom a key is used. Travels with every KMS call and every cache

@@ -194,6 +194,6 @@ mod tests {
         let plan = plan();
         let fields: Vec<&String> = plan.job.as_object().unwrap().keys().collect();
         assert_eq!(fields, ["kind", "mode", "org", "to_cmk"]);
-        assert_eq!(plan.estimate().kms_calls, 13);
+        assert_eq!(plan.estimate().kms_calls, 20);
     }
 }

@@ -1,7 +1,7 @@
 //! A verdict that a later job made untrue.
 
 use crate::ids::CmkArn;
-use crate::job::{JobRow, JobState, Verdict};
+use crate::job::{JobRow, Verdict};
 use crate::registry::ActivationRow;
 
 /// A verdict holds until a later job makes the old CMK active again, whatever
@@ -12,7 +12,7 @@ pub fn lapse(job: &mut JobRow, activations: &[ActivationRow]) -> bool {
         return false;
     };
     // A move says where a channel is, not what a CMK is needed for.
-    if job.state != JobState::Drained || job.request.rekey().is_none() {
+    if !job.state.is_drained() || job.request.rekey().is_none() {
         return false;
     }
     let is_active_again = |cmk: &&CmkArn| {

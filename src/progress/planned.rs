@@ -10,10 +10,7 @@ use crate::job::{Estimate, JobRow};
 /// before it was planned.
 pub fn seconds(job: &JobRow, now: WallTime) -> Option<u64> {
     let began = job.activated.as_ref()?.at_ms;
-    let until = match job.state.is_final() {
-        true => job.since_ms,
-        false => now.unix_ms(),
-    };
+    let until = job.ended_ms().unwrap_or_else(|| now.unix_ms());
     Some(until.saturating_sub(began).div_ceil(1000))
 }
 

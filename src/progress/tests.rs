@@ -144,7 +144,12 @@ fn each_wait_is_named() {
     let progress = Progress::of(&paused, &[], &timing, NOW);
     assert_eq!(progress.waits.as_ref().map(|w| w.code), Some("paused"));
     assert!(progress.line(&paused).ends_with("paused by ops: repair"));
-    for state in [JobState::Drained, JobState::Failed, JobState::Cancelled] {
+    for state in [
+        JobState::Drained,
+        JobState::Retired,
+        JobState::Failed,
+        JobState::Cancelled,
+    ] {
         assert!(Progress::of(&job(state), &[], &timing, NOW).waits.is_none());
     }
     let blocked = job(JobState::Blocked);

@@ -175,6 +175,10 @@ pub(super) fn of(job: &JobRow, tasks: &[TaskRow], timing: &Timing, now: WallTime
             Some(round) if round.tasks.is_some() => None,
             _ => plain("planning", "lists the slices"),
         },
-        JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => None,
+        JobState::Paused
+        | JobState::Drained
+        | JobState::Retired
+        | JobState::Failed
+        | JobState::Cancelled => None,
     }
 }

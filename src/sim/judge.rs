@@ -32,7 +32,7 @@ pub(super) async fn all(operator: &Operator, jobs: &[JobRow], quiet: bool) -> Ve
         {
             continue;
         }
-        if job.state != JobState::Drained {
+        if !job.state.is_drained() {
             wrong.push(format!("{what} ended {}: {}", job.state, job.why));
         }
         if job.verdict.is_none() {

@@ -33,10 +33,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) enum Mutation {
     Cells(Partition, Rows),
-    Key(SliceKey, KeyRow),
+    Key(SliceKey, KeyAddress, Written),
 }
 
-type Keys = BTreeMap<SliceKey, BTreeMap<(KeyId, std::cmp::Reverse<Epoch>), Vec<u8>>>;
+/// A key row's place in its slice: as the store lists them.
+pub(super) type KeyAddress = (KeyId, std::cmp::Reverse<Epoch>);
+
+/// A key row, or that it was deleted, with its write time in microseconds. The
+/// later stands; at one time a delete, as in the stores that are simulated.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Written {
+    pub(super) at: i64,
+    pub(super) deleted: bool,
+    pub(super) row: Vec<u8>,
+}
+
+type Keys = BTreeMap<SliceKey, BTreeMap<KeyAddress, Written>>;
 
 #[derive(Default)]
 struct Replica {
@@ -54,9 +66,19 @@ impl Replica {
                 let held = self.cells.entry(partition).or_default();
                 *held = std::mem::take(held).merge(rows);
             }
-            Mutation::Key(slice, key) => {
-                let address = (key.key_id, std::cmp::Reverse(key.wrap_epoch));
-                self.keys.entry(slice).or_default().insert(address, key.row);
+            Mutation::Key(slice, address, written) => {
+                keep_later(self.keys.entry(slice).or_default(), address, written);
+            }
+        }
+    }
+}
+
+fn keep_later(keys: &mut BTreeMap<KeyAddress, Written>, address: KeyAddress, comes: Written) {
+    match keys.entry(address) {
+        std::collections::btree_map::Entry::Vacant(free) => drop(free.insert(comes)),
+        std::collections::btree_map::Entry::Occupied(mut stands) => {
+            if comes > *stands.get() {
+                stands.insert(comes);
             }
         }
     }
@@ -336,7 +358,9 @@ impl Replicas {
         let mut merged = BTreeMap::new();
         for n in of {
             if let Some(keys) = state.replicas[*n].keys.get(slice) {
-                merged.extend(keys.iter().map(|(at, row)| (*at, row.clone())));
+                for (address, written) in keys {
+                    keep_later(&mut merged, *address, written.clone());
+                }
             }
         }
         if !merged.is_empty() {
@@ -348,23 +372,25 @@ impl Replicas {
         }
         merged
             .into_iter()
-            .map(|((key_id, wrap_epoch), row)| KeyRow {
+            .filter(|(_, written)| !written.deleted)
+            .map(|((key_id, wrap_epoch), written)| KeyRow {
                 key_id,
                 wrap_epoch: wrap_epoch.0,
-                row,
+                row: written.row,
             })
             .collect()
     }
 
     /// The slices that have a key.
     pub(super) fn slices(&self, of: &[usize]) -> Vec<SliceKey> {
-        let state = self.state();
-        let mut all: Vec<SliceKey> = of
-            .iter()
-            .flat_map(|n| state.replicas[*n].keys.keys().cloned())
-            .collect();
+        let mut all: Vec<SliceKey> = {
+            let state = self.state();
+            let held = of.iter().flat_map(|n| state.replicas[*n].keys.keys());
+            held.cloned().collect()
+        };
         all.sort();
         all.dedup();
+        all.retain(|slice| !self.keys(slice, of).is_empty());
         all
     }
 

@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::process::{Process, true_time};
-use super::replicas::{Mutation, Replicas};
+use super::replicas::{KeyAddress, Mutation, Replicas, Written};
 use crate::clock::WriteTime;
+use crate::crypto::KeyId;
+use crate::epoch::Epoch;
 use crate::ids::{OrgId, RecordId};
 use crate::scope::Kind;
 use crate::store::merge::{Cell, Content, Deletion, Row, Rows};
@@ -61,6 +63,20 @@ impl SimStore {
     ) -> StoreResult<()> {
         self.process.gate_of_write().await;
         self.call(|replicas, tell| replicas.write(mutations, tell))
+            .await
+    }
+
+    async fn key_written(
+        &self,
+        slice: &SliceKey,
+        address: KeyAddress,
+        deleted: bool,
+        row: Vec<u8>,
+    ) -> StoreResult<()> {
+        let slice = slice.clone();
+        let at = true_time(&self.replicas.time).0;
+        let written = Written { at, deleted, row };
+        self.mutate(move |_| vec![Mutation::Key(slice, address, written)])
             .await
     }
 
@@ -226,8 +242,19 @@ impl Store for SimStore {
     }
 
     async fn insert_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
-        let (slice, key) = (slice.clone(), key.clone());
-        self.mutate(move |_| vec![Mutation::Key(slice, key)]).await
+        let address = (key.key_id, Reverse(key.wrap_epoch));
+        self.key_written(slice, address, false, key.row.clone())
+            .await
+    }
+
+    async fn delete_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()> {
+        let address = (key_id, Reverse(wrap_epoch));
+        self.key_written(slice, address, true, Vec::new()).await
     }
 
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>> {

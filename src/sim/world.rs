@@ -203,6 +203,7 @@ impl World {
                 visibility: Duration::from_secs(60),
                 receive_wait: Duration::from_secs(20),
                 kms_rate_per_s: 200.0,
+                set_aside_s: 7_776_000,
             },
             health: None,
             pulse: Pulse::new(clock.clone()),

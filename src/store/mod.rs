@@ -160,6 +160,9 @@ pub enum ControlTable {
     Tasks,
     /// Cells and keys left untouched. Partition: job.
     Quarantine,
+    /// Old data keys under the new CMK, kept for a time after a rekey. Partition:
+    /// the job, or the job and a channel.
+    SetAside,
     /// The waits of the store: one row. Partition: `store`.
     Timing,
 }
@@ -172,6 +175,7 @@ impl ControlTable {
             ControlTable::Jobs => "jobs",
             ControlTable::Tasks => "tasks",
             ControlTable::Quarantine => "quarantine",
+            ControlTable::SetAside => "set_aside",
             ControlTable::Timing => "timing",
         }
     }
@@ -302,7 +306,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// again). The store never invents a write time and never reads the caller's
 /// clock. No conditional write touches data.
 ///
-/// **Data keys.** Rows are only inserted. Inserting a row that stands already,
+/// **Data keys.** Rows are only inserted, until a retire deletes them one by one
+/// ([`Store::delete_key`]). Inserting a row that stands already,
 /// byte for byte, is no error; another row at the same address is `Invalid`
 /// where the store can tell. A row is durable when the call returns: its user
 /// may then write cells that name it (I11).
@@ -360,6 +365,16 @@ pub trait Store: Send + Sync {
 
     /// Adds a wrap of a data key.
     async fn insert_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()>;
+
+    /// Deletes one wrap of a data key, by its full address. What is not there is
+    /// deleted already. Only a retire calls it: everywhere else rows are only
+    /// inserted (I1). A row that is inserted after the call returned stands.
+    async fn delete_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()>;
 
     /// All wraps of all keys of a slice, by key id, highest wrap epoch first.
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>>;

@@ -6,6 +6,8 @@ use super::{
     StoreResult, StoredCell,
 };
 use crate::clock::WriteTime;
+use crate::crypto::KeyId;
+use crate::epoch::Epoch;
 use crate::ids::{OrgId, RecordId};
 use crate::scope::Kind;
 use crate::telemetry::pulse::{Pulse, Reached};
@@ -94,6 +96,15 @@ impl Store for Noted {
 
     async fn insert_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
         self.seen(self.inner.insert_key(slice, key).await)
+    }
+
+    async fn delete_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()> {
+        self.seen(self.inner.delete_key(slice, key_id, wrap_epoch).await)
     }
 
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>> {

@@ -227,7 +227,7 @@ impl Source {
         };
         let history = self.book.recent_history(&row, STEPS).await?;
         let (quarantined, more_quarantined) = self.book.some_quarantined(&row, FAILURES).await?;
-        if row.state == JobState::Drained {
+        if row.state.is_drained() {
             let activations = self.registry.activations(row.request.org()).await?;
             progress::lapse(&mut row, &activations);
         }

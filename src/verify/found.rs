@@ -80,7 +80,7 @@ impl Found {
     }
 
     /// Takes in what another part of the scan found.
-    pub(super) fn add(&mut self, other: Found) {
+    pub(crate) fn add(&mut self, other: Found) {
         self.slices += other.slices;
         self.cells += other.cells;
         self.opened += other.opened;

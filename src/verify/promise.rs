@@ -80,12 +80,12 @@ impl Promise {
         };
         let under_old_cmks = old_cmks.iter().map(|cmk| found.cells_under(cmk)).sum();
         let mut lacks = Vec::new();
-        if job.state != JobState::Drained {
+        if !job.state.is_drained() {
             lacks.push(format!(
                 "the job is {}, and promises nothing before it is drained",
                 job.state
             ));
-        } else if looked.began_ms < job.since_ms {
+        } else if job.ended_ms().is_some_and(|ended| looked.began_ms < ended) {
             lacks.push("the scan began before the job was drained".to_owned());
         }
         lacks.extend(lapsed.map(str::to_owned));

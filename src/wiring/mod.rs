@@ -258,6 +258,7 @@ pub async fn worker_on(
                 QueueKind::Sqs => config.queue.wait_s,
             }),
             kms_rate_per_s: f64::from(config.kms.rate_per_s),
+            set_aside_s: config.retire.set_aside_s,
         },
     };
     Ok(WorkerParts {

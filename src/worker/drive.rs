@@ -149,7 +149,11 @@ impl Driver<'_> {
                 JobMessage::Move(request) => self.drain_in_place(job, request).await,
             },
             JobState::Blocked => self.blocked(job).await,
-            JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => Ok(()),
+            JobState::Paused
+            | JobState::Drained
+            | JobState::Retired
+            | JobState::Failed
+            | JobState::Cancelled => Ok(()),
         }
     }
 

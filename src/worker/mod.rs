@@ -59,6 +59,8 @@ pub struct Pace {
     pub receive_wait: Duration,
     /// KMS calls a second that estimates reckon with.
     pub kms_rate_per_s: f64,
+    /// How long old keys are kept that a rekey set aside, seconds.
+    pub set_aside_s: u64,
 }
 
 /// A worker and what it works with.

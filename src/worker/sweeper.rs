@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::job::{JobHold, JobRow, Leased, Versioned, is_free};
 use crate::killpoint;
+use crate::set_aside;
 use crate::store::ControlTable;
 use crate::telemetry::pulse::Beat;
 use crate::worker::{Worker, WorkerError, drive, joined, open_jobs};
@@ -32,7 +33,10 @@ pub(super) async fn run(
         let now = worker.shared.clock.boot();
         if completed.is_none_or(|at| now.since(at) >= COMPLETE_EVERY) && !*stop.borrow() {
             match open_jobs::complete_the_list(&worker).await {
-                Ok(()) => completed = Some(now),
+                Ok(()) => {
+                    completed = Some(now);
+                    delete_what_was_set_aside(&worker).await?;
+                }
                 Err(error) if error.may_pass() => {
                     tracing::warn!(%error, "the list of open jobs cannot be completed now");
                 }
@@ -65,6 +69,20 @@ pub(super) async fn run(
             () = worker.pause(&mut idle_stop), if !*stop.borrow() => {}
             _ = stop.changed() => {}
         }
+    }
+}
+
+/// What cannot be deleted now is deleted the next time.
+async fn delete_what_was_set_aside(worker: &Worker) -> Result<(), WorkerError> {
+    match set_aside::sweep(&worker.shared)
+        .await
+        .map_err(WorkerError::from)
+    {
+        Err(error) if error.may_pass() => {
+            tracing::warn!(%error, "what was set aside for long enough cannot be deleted now");
+            Ok(())
+        }
+        other => other,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A directory with a store of its own, and the binary run in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -9,13 +10,24 @@ const BINARY: &str = env!("CARGO_BIN_EXE_rekeyd");
 
 pub struct Bench {
     dir: tempfile::TempDir,
+    variables: BTreeMap<String, String>,
 }
 
 impl Bench {
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
+            variables: BTreeMap::new(),
         }
+    }
+
+    /// Sets a variable of the environment for what is run from now on.
+    pub fn set(&mut self, (name, value): (&str, &str)) {
+        self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    pub fn unset(&mut self, name: &str) {
+        self.variables.remove(name);
     }
 
     pub fn dir(&self) -> &Path {
@@ -31,7 +43,8 @@ impl Bench {
             .env("REKEYD_WORKER__POLL_MS", "50")
             .env("REKEYD_WORKER__CHECKPOINT_MS", "50")
             .env_remove("REKEYD_CONFIG")
-            .env("NO_COLOR", "1");
+            .env("NO_COLOR", "1")
+            .envs(&self.variables);
         command
     }
 
@@ -60,6 +73,21 @@ impl Bench {
         let mut command = self.command(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().unwrap()
+    }
+
+    /// Runs a command that must be killed by a signal.
+    pub fn dies(&self, arguments: &[&str]) {
+        let status = self.command(arguments).output().unwrap().status;
+        assert_eq!(status.code(), None, "{arguments:?}: {status}");
+    }
+
+    /// All audit records.
+    pub fn audit(&self) -> String {
+        let streams = std::fs::read_dir(self.dir().join("data/audit")).unwrap();
+        let read = |file: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(file.unwrap().path()).unwrap_or_default()
+        };
+        streams.map(read).collect()
     }
 
     /// Runs a command that must end with this code; everything it says.

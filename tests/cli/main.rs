@@ -9,6 +9,7 @@ mod packaging;
 mod plan;
 mod reconcile;
 mod restore;
+mod retire;
 mod steer;
 mod verify;
 

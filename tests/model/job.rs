@@ -239,7 +239,11 @@ impl Jobs {
             },
             JobState::Draining => self.drain(state),
             JobState::Blocked => self.blocked(state),
-            JobState::Paused | JobState::Drained | JobState::Failed | JobState::Cancelled => {
+            JobState::Paused
+            | JobState::Drained
+            | JobState::Retired
+            | JobState::Failed
+            | JobState::Cancelled => {
                 vec![]
             }
         }
@@ -622,6 +626,13 @@ impl Model for Jobs {
     }
 
     fn steps(&self, state: &State, steps: &mut Steps<State>) {
+        if state.job == JobState::Drained {
+            steps.live("an operator retires the job", {
+                let mut next = state.clone();
+                self.move_to(&mut next, JobState::Retired, false);
+                next.canonical()
+            });
+        }
         if state.job.is_final() {
             return;
         }
@@ -637,7 +648,7 @@ impl Model for Jobs {
         match state.job {
             JobState::Failed if state.registry => Some(CHANGED_AND_FAILED),
             JobState::Verified if old && state.may_be_late => Some(FALSE_VERIFIED),
-            JobState::Drained if old => Some(FALSE_DRAINED),
+            JobState::Drained | JobState::Retired if old => Some(FALSE_DRAINED),
             _ => None,
         }
     }

@@ -22,6 +22,7 @@ pub async fn store(from: &SharedStore, to: &SharedStore) {
         ControlTable::Jobs,
         ControlTable::Tasks,
         ControlTable::Quarantine,
+        ControlTable::SetAside,
     ] {
         control_rows(table, from, to).await;
     }

@@ -31,7 +31,8 @@ struct Scenario {
 
 /// Points that only re-encryption comes to.
 fn needs_reencrypt(point: &str) -> bool {
-    point.starts_with("cells_")
+    // Of a key that a cell names a rewrap has its new wrap already.
+    point.starts_with("cells_") || point == "set_aside_after_keys"
 }
 
 fn scenarios() -> Vec<Scenario> {

@@ -42,6 +42,7 @@ mod pauses;
 mod policies;
 mod refusals;
 mod rekey;
+mod retire;
 // Shared with tests/recovery and tests/secrets, which use the rest.
 #[allow(dead_code)]
 mod rig;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rekeyd::clock::{Clock, SystemClock, WallTime, WriteTime};
+use rekeyd::crypto::KeyId;
+use rekeyd::epoch::Epoch;
 use rekeyd::ids::{OrgId, RecordId};
 use rekeyd::scope::Kind;
 use rekeyd::store::{
@@ -182,6 +184,15 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         self.inner.insert_key(slice, key).await?;
         self.note(Event::KeyDone(key.clone()));
         Ok(())
+    }
+
+    async fn delete_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()> {
+        self.inner.delete_key(slice, key_id, wrap_epoch).await
     }
 
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>> {

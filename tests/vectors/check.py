@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 HERE = pathlib.Path(__file__).parent
 ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+JOB = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 HOUR = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}")
 ARN = re.compile(rb"arn:[A-Za-z0-9-]+:kms:[A-Za-z0-9-]+:[A-Za-z0-9-]+:key/[A-Za-z0-9-]+")
 MAX_PLAINTEXT = 1 << 20
@@ -65,6 +66,7 @@ KINDS = {
     b"file": [b"file", b"kind", b"organization"],
     b"search": [b"kind", b"organization"],
     b"canary": [b"kind", b"organization"],
+    b"set_aside": [b"channel", b"job", b"kind", b"organization"],
 }
 
 
@@ -94,7 +96,8 @@ def read_scope(b):
     values = dict(pairs)
     need(KINDS.get(values.get(b"kind")) == list(values), "scope_pairs")
     for k, v in pairs:
-        need(is_hour(v) if k == b"hour" else ID.fullmatch(v), "scope_id")
+        grammar = {b"hour": is_hour, b"job": JOB.fullmatch}.get(k, ID.fullmatch)
+        need(grammar(v), "scope_id")
     return {k.decode(): v.decode() for k, v in pairs}
 
 

@@ -154,6 +154,9 @@ impl Store for TappedStore {
     async fn insert_key(&self, slice: &SliceKey, key: &KeyRow) -> StoreResult<()> {
         self.0.insert_key(slice, key).await
     }
+    async fn delete_key(&self, slice: &SliceKey, id: KeyId, epoch: Epoch) -> StoreResult<()> {
+        self.0.delete_key(slice, id, epoch).await
+    }
     async fn read_keys(&self, slice: &SliceKey) -> StoreResult<Vec<KeyRow>> {
         self.0.read_keys(slice).await
     }

@@ -80,6 +80,11 @@ fn a_row() -> impl Strategy<Value = KeyRowBody> {
         Just(Scope::Canary {
             org: Site::vector().org
         }),
+        Just(Scope::SetAside {
+            org: Site::vector().org,
+            channel: "c1".parse().unwrap(),
+            job: "7b1f3e38-56b1-4f3a-9a0e-1f2d3c4b5a69".parse().unwrap(),
+        }),
         Just(Scope::File {
             org: Site::vector().org,
             file: "F1".parse().unwrap()

@@ -73,6 +73,48 @@ pub(super) async fn another_row_at_the_same_address_is_refused(harness: &dyn Sto
     }
 }
 
+pub(super) async fn one_wrap_is_deleted_and_no_other(harness: &dyn StoreHarness) {
+    let store = harness.fresh().await;
+    let org = new_org();
+    let (here, beside) = (slice(&org, "c1", 0), slice(&org, "c1", 1));
+    let rows = [key(1, 9, b"b"), key(1, 2, b"a"), key(2, 2, b"c")];
+    for row in &rows {
+        for slice in [&here, &beside] {
+            store.insert_key(slice, row).await.expect("insert_key");
+        }
+    }
+    let delete = async |key: &KeyRow| {
+        // What is gone is gone: a retire that was killed deletes it again.
+        for _ in 0..2 {
+            store
+                .delete_key(&here, key.key_id, key.wrap_epoch)
+                .await
+                .expect("delete_key");
+            harness.flush_and_compact().await;
+        }
+    };
+    delete(&rows[1]).await;
+    let left = [rows[0].clone(), rows[2].clone()];
+    assert_eq!(store.read_keys(&here).await.expect("read_keys"), left);
+    delete(&rows[2]).await;
+    delete(&rows[0]).await;
+    assert_eq!(store.read_keys(&here).await.expect("read_keys"), []);
+    assert_eq!(store.read_keys(&beside).await.expect("read_keys"), rows);
+    // A slice without a key is none.
+    let listed = store
+        .list_slices(&org, Kind::Message, "c1", None, 10)
+        .await
+        .expect("list_slices");
+    assert_eq!(listed, std::slice::from_ref(&beside.slice));
+    // What is inserted afterwards stands, at the same address too.
+    harness.pass(std::time::Duration::from_secs(2)).await;
+    store.insert_key(&here, &rows[1]).await.expect("insert_key");
+    assert_eq!(
+        store.read_keys(&here).await.expect("read_keys"),
+        [rows[1].clone()]
+    );
+}
+
 pub(super) async fn slices_are_listed_in_order(harness: &dyn StoreHarness) {
     let store = harness.fresh().await;
     let org = new_org();

@@ -82,6 +82,7 @@ const CASES: &[(&str, Case)] = cases![
     ties::tombstones_cover_what_is_not_newer,
     keys::keys_are_inserted_once,
     keys::another_row_at_the_same_address_is_refused,
+    keys::one_wrap_is_deleted_and_no_other,
     keys::slices_are_listed_in_order,
     control::a_row_is_made_once_and_changed_by_revision,
     control::a_batch_applies_whole_or_not_at_all,

@@ -19,6 +19,7 @@ use crate::scope::Kind;
 use crate::store::{KeyRow, SliceKey, StoreError, StoreErrorClass, StoreResult};
 
 const WRITING: &str = "writing a data key";
+const DELETING: &str = "deleting a data key";
 const READING: &str = "reading data keys";
 const LISTING: &str = "listing slices";
 
@@ -47,6 +48,34 @@ impl Requests {
             })
             .await
             .map_err(|e| e.into_error(WRITING))?;
+        Ok(())
+    }
+
+    /// The row as a whole, by its full primary key. Inserts and this one have the
+    /// driver's timestamps, so a row that is inserted later stands.
+    pub(super) async fn remove_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()> {
+        let values = (
+            slice.org.as_str(),
+            slice.kind.as_str(),
+            &*slice.group,
+            &*slice.slice,
+            &key_id.0[..],
+            wrap_epoch.get() as i32,
+        );
+        self.limiter
+            .run(Does::Write, async {
+                let session = &self.cluster.session;
+                let statement = &self.statements.delete_key;
+                let answer = session.execute_unpaged(statement, values).await;
+                answer.map_err(Failure::from)
+            })
+            .await
+            .map_err(|e| e.into_error(DELETING))?;
         Ok(())
     }
 

@@ -44,6 +44,8 @@ use tracing::Instrument;
 
 use crate::clock::{SharedClock, WriteTime};
 use crate::config::StoreConfig;
+use crate::crypto::KeyId;
+use crate::epoch::Epoch;
 use crate::ids::{OrgId, RecordId};
 use crate::scope::Kind;
 
@@ -216,6 +218,18 @@ impl Store for CqlStore {
         let requests = Arc::clone(&self.requests);
         let (slice, key) = (slice.clone(), key.clone());
         self.run(async move { requests.add_key(&slice, &key).await })
+            .await
+    }
+
+    async fn delete_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()> {
+        let requests = Arc::clone(&self.requests);
+        let slice = slice.clone();
+        self.run(async move { requests.remove_key(&slice, key_id, wrap_epoch).await })
             .await
     }
 

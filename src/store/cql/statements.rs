@@ -2,8 +2,8 @@
 //!
 //! Data is changed by UPDATE and DELETE with a timestamp, never by INSERT: an
 //! INSERT would leave a row marker, which outlives the value and has a timestamp
-//! of its own. Key rows are the other way round: they are only inserted, whole,
-//! and never expire, so the marker says just what is so.
+//! of its own. Key rows are the other way round: they are inserted whole, never
+//! expire and are deleted whole, so the marker says just what is so.
 
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency, Statement};
@@ -25,6 +25,7 @@ pub(super) struct Statements {
     pub delete_cell: PreparedStatement,
     pub delete_partition: PreparedStatement,
     pub insert_key: PreparedStatement,
+    pub delete_key: PreparedStatement,
     pub keys: PreparedStatement,
     pub slices: PreparedStatement,
     control: Vec<(ControlTable, ControlStatements)>,
@@ -42,11 +43,12 @@ pub(super) struct ControlStatements {
     pub delete: PreparedStatement,
 }
 
-pub(super) const CONTROL_TABLES: [ControlTable; 5] = [
+pub(super) const CONTROL_TABLES: [ControlTable; 6] = [
     ControlTable::Registry,
     ControlTable::Jobs,
     ControlTable::Tasks,
     ControlTable::Quarantine,
+    ControlTable::SetAside,
     ControlTable::Timing,
 ];
 
@@ -98,6 +100,13 @@ impl Statements {
                     ),
                     true
                 ),
+                p.write(
+                    format!(
+                        "DELETE FROM {ks}.data_keys WHERE org = ? AND kind = ? AND grp = ? \
+                         AND slice = ? AND key_id = ? AND wrap_epoch = ?"
+                    ),
+                    true
+                ),
                 p.read(format!(
                     "SELECT key_id, wrap_epoch, row FROM {ks}.data_keys \
                      WHERE org = ? AND kind = ? AND grp = ? AND slice = ?"
@@ -122,8 +131,9 @@ impl Statements {
             delete_cell: data.8,
             delete_partition: data.9,
             insert_key: keys.0,
-            keys: keys.1,
-            slices: keys.2,
+            delete_key: keys.1,
+            keys: keys.2,
+            slices: keys.3,
             control,
         })
     }

@@ -38,6 +38,8 @@ use super::{
     PageLimit, Partition, SliceKey, Store, StoreHealth, StorePace, StoreResult, StoredCell,
 };
 use crate::clock::{SharedClock, WallTime, WriteTime};
+use crate::crypto::KeyId;
+use crate::epoch::Epoch;
 use crate::ids::{OrgId, RecordId};
 use crate::scope::Kind;
 
@@ -195,6 +197,22 @@ impl Store for SqliteStore {
             .run(Request::Key {
                 slice: slice.clone(),
                 key: key.clone(),
+            })
+            .await
+            .map(drop)
+    }
+
+    async fn delete_key(
+        &self,
+        slice: &SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
+    ) -> StoreResult<()> {
+        self.writer
+            .run(Request::DeleteKey {
+                slice: slice.clone(),
+                key_id,
+                wrap_epoch,
             })
             .await
             .map(drop)

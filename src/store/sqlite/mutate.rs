@@ -8,6 +8,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::errors;
 use crate::clock::{WallTime, WriteTime};
+use crate::crypto::KeyId;
+use crate::epoch::Epoch;
 use crate::ids::{Hour, RecordId};
 use crate::store::{
     Applied, CellWrite, ControlTable, ControlWrite, Expect, KeyRow, Partition, SliceKey,
@@ -49,6 +51,11 @@ pub(super) enum Request {
     Key {
         slice: SliceKey,
         key: KeyRow,
+    },
+    DeleteKey {
+        slice: SliceKey,
+        key_id: KeyId,
+        wrap_epoch: Epoch,
     },
     Control {
         table: ControlTable,
@@ -95,7 +102,8 @@ impl Request {
             Request::ForgetDeletions { partitions, .. } => (partitions.len(), 0),
             Request::DeleteCell { .. }
             | Request::DeleteRow { .. }
-            | Request::DeletePartition { .. } => (1, 0),
+            | Request::DeletePartition { .. }
+            | Request::DeleteKey { .. } => (1, 0),
         }
     }
 
@@ -149,6 +157,25 @@ impl Request {
                 run(conn, DELETE_PARTITION, params![part.id, at.0, now_s])?;
             }
             Request::Key { slice, key } => insert_key(conn, slice, key)?,
+            Request::DeleteKey {
+                slice,
+                key_id,
+                wrap_epoch,
+            } => {
+                run(
+                    conn,
+                    "DELETE FROM data_keys WHERE org = ?1 AND kind = ?2 AND grp = ?3
+                        AND slice = ?4 AND key_id = ?5 AND wrap_epoch = ?6",
+                    params![
+                        slice.org.as_str(),
+                        slice.kind.as_str(),
+                        slice.group,
+                        slice.slice,
+                        key_id.0,
+                        wrap_epoch.get()
+                    ],
+                )?;
+            }
             Request::Control {
                 table,
                 partition,

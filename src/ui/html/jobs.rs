@@ -109,7 +109,7 @@ fn why(job: &JobRow, now: WallTime) -> Markup {
     let driver = job.lease.as_ref().filter(|_| !is_free(job, now.unix_ms()));
     html! {
         // What the verdict of a drained job says may have lapsed; its page knows.
-        @if job.state == JobState::Drained {
+        @if job.state.is_drained() {
             "at its end; see the job for its verdict"
         } @else {
             (foreign(&job.why))

@@ -128,7 +128,7 @@ fn badge(state: JobState) -> Markup {
     let kind = match state {
         JobState::Blocked | JobState::Failed => "bad",
         JobState::Paused | JobState::Cancelled => "held",
-        JobState::Drained | JobState::Verified => "good",
+        JobState::Drained | JobState::Retired | JobState::Verified => "good",
         JobState::Queued => "idle",
         _ => "busy",
     };

@@ -2,9 +2,12 @@
 
 use crate::audit::Record;
 use crate::ids::CmkArn;
-use crate::job::{Activated, JobRow, JobState, RekeyRequest, Verdict};
+use crate::job::{Activated, JobRow, JobState, RekeyRequest, SetAside, Verdict};
 use crate::killpoint;
+use crate::kms::Use;
 use crate::registry::{ActivationRow, RegistryError};
+use crate::set_aside::{Fill, Filled};
+use crate::telemetry::waiting::Part;
 use crate::worker::WorkerError;
 use crate::worker::drive::Driver;
 
@@ -62,7 +65,14 @@ impl Driver<'_> {
         };
         let old = old_cmk(job, request);
         let mut lapsed = self.lapsed(job, request).await?;
+        let mut aside = None;
         if lapsed.is_none() {
+            // I10: the verdict lets the old CMK be disabled, and a retire ends the
+            // old wraps.
+            aside = self.set_aside(job, request).await?;
+            if aside.is_none() {
+                return Ok(());
+            }
             // Before the end is recorded: a takeover repeats this, and the end
             // does not come without it.
             let registry = &shared.registry;
@@ -86,13 +96,55 @@ impl Driver<'_> {
         };
         self.note_scan(job, "verdict", &sum.counts);
         tracing::info!(%verdict, "verdict");
-        self.go(job, JobState::Drained, &verdict.to_string(), |row| {
+        let (aside, kms_calls) = aside.unzip();
+        let why = with_what_stays(&verdict.to_string(), aside.as_ref());
+        self.go(job, JobState::Drained, &why, |row| {
             row.proof = sum.counts;
             row.verdict = Some(verdict.to_string());
             row.freed = freed;
+            row.set_aside = aside;
             sum.fold_into(row);
+            row.effort.kms_calls += kms_calls.unwrap_or(0);
         })
         .await
+    }
+
+    /// Sets the old keys aside; `None` while the KMS does not answer. Called again
+    /// by a takeover, it goes on where the other was.
+    async fn set_aside(
+        &self,
+        job: &JobRow,
+        request: &RekeyRequest,
+    ) -> Result<Option<(SetAside, u64)>, WorkerError> {
+        let Some(activated) = &job.activated else {
+            return Ok(None);
+        };
+        let fill = Fill {
+            shared: &self.worker.shared,
+            org: &request.org,
+            job: request.job_id,
+            mode: request.mode,
+            epoch: activated.epoch,
+            why: Use {
+                reason: "old keys are set aside".to_owned(),
+                ..self.why(job)
+            },
+            keep_s: self.worker.pace.set_aside_s,
+            hold: self.hold,
+        };
+        let waiting = &self.worker.name.waiting;
+        match fill.run().await? {
+            Filled::All(aside, kms_calls) => {
+                waiting.clear(Part::Kms);
+                Ok(Some((aside, kms_calls)))
+            }
+            Filled::Stopped => Ok(None),
+            Filled::Waits(why) => {
+                waiting.note(Part::Kms, &why);
+                self.look_again().await?;
+                Ok(None)
+            }
+        }
     }
 
     /// Nothing below the job's epoch is left at any replica: what is older from
@@ -189,6 +241,20 @@ impl Driver<'_> {
             .iter()
             .any(|later| Some(later.epoch) > own && later.to_cmk == old);
         Ok(lapsed.then_some(Verdict::Lapsed { old }))
+    }
+}
+
+/// The verdict, and which old keys nobody could set aside: they do not hold the
+/// job, and a retire leaves them where they are.
+fn with_what_stays(verdict: &str, aside: Option<&SetAside>) -> String {
+    let refused = aside.map(|aside| &aside.refused).into_iter().flatten();
+    let list: Vec<String> = refused.map(|(code, n)| format!("{n} {code}")).collect();
+    match list.is_empty() {
+        true => verdict.to_owned(),
+        false => format!(
+            "{verdict}. Old keys that could not be set aside, and that a retire leaves: {}",
+            list.join(", ")
+        ),
     }
 }
 

@@ -94,6 +94,7 @@ async fn tls_login_rights_and_compression_are_as_configured() {
         "jobs",
         "tasks",
         "quarantine",
+        "set_aside",
         "timing",
     ] {
         // Who makes a table has all rights on it.

@@ -1,0 +1,433 @@
+//! `rekeyd retire`: deletes the old wraps that a finished rekey left behind.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::audit::{Record, RecordType};
+use crate::cli::act::{self, Act};
+use crate::cli::context::{self, Context, OPERATOR, who};
+use crate::cli::exit::Exit;
+use crate::cli::figures;
+use crate::cli::out;
+use crate::cli::report::{self, Failure};
+use crate::ids::JobId;
+use crate::job::{
+    Activated, BookError, JobBook, JobRow, JobState, RekeyRequest, RetireCounts, Retired, SetAside,
+};
+use crate::killpoint;
+use crate::kms::{ReasonCode, Use};
+use crate::progress;
+use crate::registry::Registry;
+use crate::retire::{NotNow, Retire, RetireError, Survey};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "It deletes data keys that no message names and that only older CMKs open, and older \
+                  wraps of keys that have a newer one. That cannot be undone. It scans everything at \
+                  every replica first, shows what it will delete, and asks for the organization's \
+                  name. It calls no KMS. Killed in the middle, it goes on when it is called again.\n\n\
+                  Examples:\n  rekeyd retire $JOB --dry-run\n  \
+                  rekeyd retire $JOB --confirm acme --reason 'a week without complaints'"
+)]
+pub(super) struct Arguments {
+    /// The job: a rekey that is drained.
+    job: JobId,
+    /// Show what would be deleted, and delete nothing.
+    #[arg(long, conflicts_with = "confirm")]
+    dry_run: bool,
+    /// The organization's name, in place of typing it when asked.
+    #[arg(long, value_name = "ORG")]
+    confirm: Option<String>,
+    /// Wraps deleted a second at most.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Why, for the history and the audit log.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    context.run_on_all_cores(retire(context, arguments))
+}
+
+/// A job that may be retired, as far as its row says.
+struct Ready {
+    request: RekeyRequest,
+    activated: Activated,
+    aside: SetAside,
+    drained_ms: u64,
+}
+
+async fn retire(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    let reason = act::reason(arguments.reason.as_deref(), "old wraps are not needed")?;
+    let book = context.book().await?;
+    let registry = context.registry().await?;
+    let id = arguments.job;
+    let ready = ready(context, &book, &registry, id).await?;
+    let org = &ready.request.org;
+    if let Some(given) = &arguments.confirm
+        && given != org.as_str()
+    {
+        let what = format!("--confirm {given}: job {id} is of organization {org}");
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let retire = Retire::new(
+        context.store().await?,
+        context.clock.clone(),
+        (org.clone(), id),
+        (ready.request.mode, ready.activated.epoch),
+    )
+    .await?;
+    retire
+        .may_go()
+        .await?
+        .map_err(|why| not_now(&ready, &why))?;
+    let survey = retire.survey().await?;
+    if !survey.found.is_whole() {
+        return Err(not_whole(&ready));
+    }
+    let programs = |state: JobState, deleted: Option<&RetireCounts>| {
+        for_programs(id, &ready, &survey, state, deleted)
+    };
+    if arguments.dry_run {
+        context.out.show(&programs(JobState::Drained, None), || {
+            format!(
+                "{}\nnothing was deleted; next: rekeyd retire {id} --confirm {org}",
+                for_people(id, &ready, &survey)
+            )
+        })?;
+        return Ok(Exit::Done);
+    }
+    if arguments.confirm.is_none() {
+        ask(context, &for_people(id, &ready, &survey), org.as_str())?;
+    }
+    let deleted = delete(context, &book, &retire, &ready, arguments.rate, &reason).await?;
+    context
+        .out
+        .show(&programs(JobState::Retired, Some(&deleted)), || {
+            format!(
+                "job {id} is retired: {} deleted{}",
+                counted(&deleted),
+                kept(&survey)
+            )
+        })?;
+    Ok(Exit::Done)
+}
+
+async fn delete(
+    context: &Context,
+    book: &JobBook,
+    retire: &Retire,
+    ready: &Ready,
+    rate: u32,
+    reason: &str,
+) -> Result<RetireCounts, Failure> {
+    let (id, who) = (ready.request.job_id, who());
+    let mut why = Use::new(ReasonCode::Retire, reason);
+    why.job = Some(id);
+    why.requested_by = Some(who.clone());
+    let audit = context.audit(OPERATOR)?;
+    let record = || {
+        let mut record = Record::new(RecordType::Job, "retire").because(&why);
+        record.org = Some(ready.request.org.clone());
+        record
+    };
+    audit.record(record().intended());
+    audit.durable().await?;
+    let ended = async {
+        let deleted = retire
+            .delete(rate, &audit, &why)
+            .await
+            .map_err(|error| match error {
+                RetireError::NotNow(why) => not_now(ready, &why),
+                RetireError::NotWhole(_) => not_whole(ready),
+                other => other.into(),
+            })?;
+        killpoint::reach("retire_before_end");
+        let said = format!("by {who}: {reason}; {} deleted", counted(&deleted));
+        let act = Act {
+            book,
+            audit: &audit,
+            job: id,
+            who: &who,
+            why: &said,
+        };
+        act.go(async |job| {
+            let row = &mut job.row;
+            if row.state == JobState::Retired {
+                return Ok(None);
+            }
+            row.retired = Some(Retired {
+                drained_ms: row.since_ms,
+                deleted,
+            });
+            Ok(Some(JobState::Retired))
+        })
+        .await?;
+        Ok(deleted)
+    }
+    .await;
+    if let Ok(deleted) = &ended {
+        let mut record = record();
+        record.records = Some(RetireCounts::rows(deleted));
+        audit.record(record);
+    }
+    audit.close().await?;
+    ended
+}
+
+/// Refuses what may not be retired, or not yet.
+async fn ready(
+    context: &Context,
+    book: &JobBook,
+    registry: &Registry,
+    id: JobId,
+) -> Result<Ready, Failure> {
+    let refuse = |what: String| Failure::new(Exit::Conflict, what);
+    let mut row = context::job(book, id).await?.row;
+    let org = row.request.org().clone();
+    let Some(request) = row.request.rekey().cloned() else {
+        return Err(refuse(format!(
+            "job {id} is a move: a move leaves no CMK behind, and its old keys go when the \
+             organization's next rekey is retired"
+        )));
+    };
+    if row.state == JobState::Retired {
+        return Err(refuse(format!("job {id} is retired already"))
+            .help(format!("`rekeyd history {id}` says by whom and when")));
+    }
+    if row.state != JobState::Drained {
+        return Err(refuse(format!(
+            "job {id} is {}: only a job that is drained can be retired",
+            row.state
+        ))
+        .help(format!("wait for it with `rekeyd status {id} --wait`")));
+    }
+    let activations = registry.activations(&org).await?;
+    if progress::lapse(&mut row, &activations) {
+        let verdict = row.verdict.clone().unwrap_or_default();
+        return Err(
+            refuse(format!("job {id} has no good verdict any more: {verdict}"))
+                .help("retire the later job, once it is drained"),
+        );
+    }
+    waited(context, &row, id)?;
+    let mut open = book.open(&org).await?;
+    open.retain(|other| *other != id);
+    if let Some(other) = open.first() {
+        return Err(refuse(format!(
+            "job {other} of {org} is not at its end: what it does may need old wraps"
+        ))
+        .help(format!("wait for it with `rekeyd status {other} --wait`")));
+    }
+    let (aside, activated) = kept_aside(context, &row, id)?;
+    Ok(Ready {
+        request,
+        activated,
+        aside,
+        drained_ms: row.since_ms,
+    })
+}
+
+fn waited(context: &Context, row: &JobRow, id: JobId) -> Result<(), Failure> {
+    let wait_ms = context.config().retire.wait_s.saturating_mul(1000);
+    let from_ms = row.since_ms.saturating_add(wait_ms);
+    if context.clock.wall().unix_ms() >= from_ms {
+        return Ok(());
+    }
+    let what = format!(
+        "job {id} was drained at {}: it may be retired from {} on ({} later)",
+        figures::time(row.since_ms),
+        figures::time(from_ms),
+        figures::span(Duration::from_millis(wait_ms))
+    );
+    Err(Failure::new(Exit::Conflict, what).help(
+        "until then whoever finds something missing can still be helped; the wait is \
+         retire.wait_s in the configuration",
+    ))
+}
+
+/// What the job has set aside, if that still stands.
+fn kept_aside(
+    context: &Context,
+    row: &JobRow,
+    id: JobId,
+) -> Result<(SetAside, Activated), Failure> {
+    let now_ms = context.clock.wall().unix_ms();
+    let aside = row
+        .set_aside
+        .clone()
+        .filter(|aside| aside.until_ms > now_ms);
+    match (aside, row.activated.clone()) {
+        (Some(aside), Some(activated)) => Ok((aside, activated)),
+        _ => {
+            let what = match &row.set_aside {
+                Some(aside) => format!(
+                    "what job {id} had set aside was kept until {}: its old keys would be gone for \
+                     good",
+                    figures::time(aside.until_ms)
+                ),
+                None => format!(
+                    "job {id} has set nothing aside: it ended under an older version, and its old \
+                     keys would be gone for good"
+                ),
+            };
+            Err(Failure::new(Exit::Conflict, what).help(
+                "the organization's next rekey sets them aside again, and its retire deletes them",
+            ))
+        }
+    }
+}
+
+fn not_now(ready: &Ready, why: &NotNow) -> Failure {
+    let org = &ready.request.org;
+    match why {
+        NotNow::Window => Failure::new(
+            Exit::Conflict,
+            format!("a restore window of {org} is open: what a backup holds may need old wraps"),
+        )
+        .help(format!("rekeyd restore-window close {org} --reason …")),
+        NotNow::Floors => Failure::new(
+            Exit::Conflict,
+            format!(
+                "readers of {org} still accept what is older than the job: a copy of a channel was \
+                 under way when it ended"
+            ),
+        )
+        .help("once the copy is closed, run a rekey; its retire deletes these wraps too"),
+    }
+}
+
+fn not_whole(ready: &Ready) -> Failure {
+    let org = &ready.request.org;
+    let what = format!("not every cell of {org} is as it should be, so nothing more is deleted");
+    Failure::new(Exit::BadData, what)
+        .help(format!("`rekeyd verify --org {org}` says which and why"))
+}
+
+/// Asks a person for the organization's name.
+fn ask(context: &Context, shown: &str, org: &str) -> Result<(), Failure> {
+    if context.out.is_json() || !std::io::stdin().is_terminal() {
+        let what = "this deletes for good, and nobody is there to be asked";
+        return Err(Failure::new(Exit::Usage, what).help(format!(
+            "say `--confirm {org}`, after a look with `--dry-run`"
+        )));
+    }
+    let mut err = std::io::stderr();
+    write!(
+        err,
+        "{shown}\n\nThis cannot be undone. Type the organization's name to delete: "
+    )
+    .and_then(|()| err.flush())
+    .map_err(|e| report::system("cannot ask", e))?;
+    let mut typed = String::new();
+    std::io::stdin()
+        .read_line(&mut typed)
+        .map_err(|e| report::system("cannot read the answer", e))?;
+    match typed.trim() == org {
+        true => Ok(()),
+        false => Err(Failure::new(
+            Exit::Usage,
+            format!("that is not {org}; nothing was deleted"),
+        )),
+    }
+}
+
+fn for_programs(
+    id: JobId,
+    ready: &Ready,
+    survey: &Survey,
+    state: JobState,
+    deleted: Option<&RetireCounts>,
+) -> Value {
+    json!({
+        "job_id": id, "org": ready.request.org, "state": state,
+        "old_cmk": ready.activated.from_cmk, "epoch": ready.activated.epoch,
+        "drained_ms": ready.drained_ms, "set_aside": ready.aside,
+        "found": survey.counts, "by_channel": survey.by_channel, "kept": survey.kept,
+        "deleted": deleted,
+    })
+}
+
+fn for_people(id: JobId, ready: &Ready, survey: &Survey) -> String {
+    let mut text = format!(
+        "job {id} led {} away from {} and was drained at {}. To be deleted:\n\n",
+        ready.request.org,
+        ready.activated.from_cmk,
+        figures::time(ready.drained_ms)
+    );
+    let row = |name: String, counts: &RetireCounts| {
+        let n = [counts.keys, counts.wraps, counts.superseded].map(|n| n.to_string());
+        let [keys, wraps, superseded] = n;
+        [name, keys, wraps, superseded]
+    };
+    let channels = survey.by_channel.iter();
+    let mut rows: Vec<_> = channels.map(|(c, n)| row(c.to_string(), n)).collect();
+    rows.push(row("all".to_owned(), &survey.counts));
+    text += &out::table(
+        [
+            "channel",
+            "keys no cell names",
+            "their wraps",
+            "older wraps",
+        ],
+        rows,
+    );
+    text += &kept(survey);
+    let until = figures::time(ready.aside.until_ms);
+    text += &format!(
+        "\n\nset aside under the CMK that was active at its end: {} until {until}",
+        figures::count(ready.aside.keys, "old key")
+    );
+    text
+}
+
+fn counted(counts: &RetireCounts) -> String {
+    format!(
+        "{} that no cell names ({}), {}",
+        figures::count(counts.keys, "key"),
+        figures::count(counts.wraps, "wrap"),
+        figures::count(counts.superseded, "older wrap")
+    )
+}
+
+/// Old wraps that stay, in a line of its own each.
+fn kept(survey: &Survey) -> String {
+    let kept = &survey.kept;
+    let mut text = String::new();
+    for (n, why) in [
+        (kept.not_set_aside, "their key could not be set aside"),
+        (
+            kept.not_proven,
+            "no cell names their key, so its newer wrap is not proven",
+        ),
+        (kept.not_sound, "their key is not as it should be"),
+    ] {
+        if n > 0 {
+            text += &format!("\nkept: {}: {why}", figures::count(n, "old wrap"));
+        }
+    }
+    text
+}
+
+impl From<RetireError> for Failure {
+    fn from(error: RetireError) -> Self {
+        match error {
+            RetireError::Book(BookError::Overtaken(_)) => Failure::new(
+                Exit::Conflict,
+                "another retire of this job is running, or was while this one ran",
+            )
+            .help("wait until it is over; the same command then says what is left"),
+            RetireError::Book(error) => error.into(),
+            RetireError::Scan(error) => error.into(),
+            RetireError::Registry(error) => error.into(),
+            RetireError::Store(error) => error.into(),
+            RetireError::Audit(error) => error.into(),
+            error @ (RetireError::NotNow(_) | RetireError::NotWhole(_)) => {
+                Failure::new(Exit::Conflict, error.to_string())
+            }
+        }
+    }
+}

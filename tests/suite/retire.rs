@@ -1,0 +1,318 @@
+//! What a rekey sets aside at its end, and what a retire deletes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rekeyd::crypto::{CellKey, Commitment, KeyId, KeyRowBody};
+use rekeyd::demo::generate::{Recipe, Shape};
+use rekeyd::epoch::Epoch;
+use rekeyd::ids::{CmkArn, JobId};
+use rekeyd::job::{AsideKey, JobState, Mode, RetireCounts, SliceId};
+use rekeyd::kms::{ReasonCode, Use};
+use rekeyd::pipeline::plan::SliceWalk;
+use rekeyd::registry::RestoreWindow;
+use rekeyd::retire::{Kept, NotNow, Retire, RetireError, Survey};
+use rekeyd::scope::Scope;
+use rekeyd::set_aside::{self, Bundle};
+use rekeyd::store::{KeyRow, SliceKey};
+use rekeyd::verify::Scan;
+use rekeyd::wiring;
+
+use crate::rig::{Rig, short_waits};
+
+const SLICES: u64 = 5;
+const RATE: u32 = 100_000;
+
+/// A store of a few slices, and in the first of them a key of before the job
+/// that no cell names: a writer met another, or the messages are gone.
+async fn filled() -> (Rig, SliceId, KeyId) {
+    let rig = Rig::with_timing(&short_waits()).await;
+    let recipe = Recipe {
+        seed: 31,
+        messages: 20 * SLICES as u32,
+        shape: Shape::Even { per_slice: 20 },
+        expiries_from_s: None,
+    };
+    rig.fill(&recipe).await;
+    let slice = slices(&rig).await.remove(0);
+    let unnamed = add_key(&rig, &slice, &rig.old, Epoch::FIRST).await;
+    (rig, slice, unnamed)
+}
+
+async fn slices(rig: &Rig) -> Vec<SliceId> {
+    let (store, registry) = (rig.store.clone(), rig.registry.clone());
+    let mut walk = SliceWalk::new(store, registry, rig.org.clone(), None, None);
+    let mut all = Vec::new();
+    while let Some(slice) = walk.next().await.unwrap() {
+        all.push(slice);
+    }
+    all
+}
+
+fn address(rig: &Rig, slice: &SliceId) -> SliceKey {
+    SliceKey::messages(&rig.org, &slice.channel, slice.hour)
+}
+
+async fn keys(rig: &Rig, slice: &SliceId) -> Vec<KeyRow> {
+    rig.store.read_keys(&address(rig, slice)).await.unwrap()
+}
+
+/// A key that stands in a slice and that no cell names.
+async fn add_key(rig: &Rig, slice: &SliceId, cmk: &CmkArn, epoch: Epoch) -> KeyId {
+    let view = rig.registry.view(&rig.org, &slice.channel).await.unwrap();
+    let scope = view.scope(slice.hour);
+    let why = Use::new(ReasonCode::Import, "test");
+    let made = rig.kms.generate_data_key(cmk, &scope, &why).await.unwrap();
+    let key = CellKey::derive(made.dek, &scope);
+    let body = KeyRowBody {
+        wrap_epoch: epoch,
+        provider: wiring::provider(&rig.config),
+        commitment: key.commitment().clone(),
+        created_ms: rig.clock.wall().unix_ms(),
+        cmk: made.wrapped.cmk,
+        key_material_id: None,
+        scope,
+        wrapped: made.wrapped.bytes,
+    };
+    let row = KeyRow {
+        key_id: key.key_id(),
+        wrap_epoch: epoch,
+        row: body.encode().unwrap(),
+    };
+    rig.store
+        .insert_key(&address(rig, slice), &row)
+        .await
+        .unwrap();
+    key.key_id()
+}
+
+async fn drained(rig: &Rig, mode: Mode) -> JobId {
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&rig.new, mode)).await;
+    rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    job
+}
+
+async fn retire(rig: &Rig, job: JobId, mode: Mode) -> Retire {
+    let epoch = Epoch::new(2).unwrap();
+    let (store, clock) = (rig.store.clone(), rig.clock.clone());
+    Retire::new(store, clock, (rig.org.clone(), job), (mode, epoch))
+        .await
+        .unwrap()
+}
+
+async fn delete(rig: &Rig, retire: &Retire) -> Result<RetireCounts, RetireError> {
+    let why = Use::new(ReasonCode::Retire, "test");
+    retire.delete(RATE, &rig.audit, &why).await
+}
+
+/// Everything opens, with the old CMK gone.
+async fn is_whole(rig: &Rig) -> bool {
+    let (store, clock) = (rig.store.clone(), rig.clock.clone());
+    let scan = Scan::new(store, clock, Some(rig.kms.clone()), rig.org.clone(), None);
+    let found = scan.await.unwrap().run(|_| {}).await.unwrap();
+    assert_eq!(found.cells, 20 * SLICES);
+    found.is_whole() && found.opened == found.cells
+}
+
+/// Opens what a job has set aside of a key, with the CMK it led to alone.
+async fn opened(rig: &Rig, job: JobId, slice: &SliceId, id: KeyId) -> Option<KeyId> {
+    let why = Use::new(ReasonCode::Verify, "test");
+    let at = (slice.hour, id);
+    match rig.book.aside_key(job, &slice.channel, at).await.unwrap()? {
+        AsideKey::Wrapped { row_hex } => {
+            let row = KeyRowBody::decode(&hex::decode(row_hex).unwrap()).unwrap();
+            assert_eq!(row.cmk, rig.new);
+            let dek = rig.kms.decrypt(&row.cmk, &row.wrapped, &row.scope, &why);
+            Some(CellKey::derive(dek.await.unwrap(), &row.scope).key_id())
+        }
+        AsideKey::Sealed {
+            commitment_hex,
+            scope_hex,
+            cell_hex,
+            ..
+        } => {
+            let seal = rig.book.aside_seal(job, &slice.channel).await.unwrap();
+            let seal = hex::decode(seal.unwrap().row_hex).unwrap();
+            let seal = KeyRowBody::decode(&seal).unwrap();
+            assert_eq!(seal.cmk, rig.new);
+            let dek = rig.kms.decrypt(&seal.cmk, &seal.wrapped, &seal.scope, &why);
+            let with = CellKey::derive(dek.await.unwrap(), &seal.scope);
+            let bundle = Bundle {
+                org: &rig.org,
+                channel: &slice.channel,
+                hour: slice.hour,
+                key_id: id,
+            };
+            let mut commitment = [0; 32];
+            hex::decode_to_slice(commitment_hex, &mut commitment).unwrap();
+            let scope = Scope::from_bytes(&hex::decode(scope_hex).unwrap()).unwrap();
+            let sealed = hex::decode(cell_hex).unwrap();
+            let key = set_aside::open(&with, &bundle, &scope, &Commitment(commitment), &sealed);
+            Some(key.unwrap().key_id())
+        }
+    }
+}
+
+fn all(keys: u64, superseded: u64) -> RetireCounts {
+    RetireCounts {
+        keys,
+        wraps: keys,
+        superseded,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_a_retire_deletes_what_is_set_aside_and_everything_still_opens() {
+    for mode in [Mode::Reencrypt, Mode::Rewrap] {
+        let (rig, slice, unnamed) = filled().await;
+        let mut before = BTreeMap::new();
+        for slice in slices(&rig).await {
+            before.insert(slice.clone(), keys(&rig, &slice).await);
+        }
+        let job = drained(&rig, mode).await;
+        // A writer makes it just now, and will name it in a moment.
+        let fresh = add_key(&rig, &slice, &rig.new, Epoch::new(2).unwrap()).await;
+        let row = rig.seen(job).await.unwrap();
+        let aside = row.set_aside.unwrap();
+        let expected = match mode {
+            Mode::Reencrypt => (SLICES + 1, all(SLICES + 1, 0)),
+            // Of the keys that cells name the new wrap is among the key rows.
+            Mode::Rewrap => (1, all(1, SLICES)),
+        };
+        assert_eq!(
+            (aside.keys, aside.refused_keys()),
+            (expected.0, 0),
+            "{mode:?}"
+        );
+
+        rig.ring.disable(&rig.old).unwrap();
+        let retire = retire(&rig, job, mode).await;
+        let Survey {
+            counts,
+            kept,
+            found,
+            ..
+        } = retire.survey().await.unwrap();
+        assert_eq!((counts, kept), (expected.1, Kept::default()), "{mode:?}");
+        assert!(found.is_whole());
+        assert!(
+            keys(&rig, &slice).await.len() > 2,
+            "a survey deletes nothing"
+        );
+        assert_eq!(delete(&rig, &retire).await.unwrap(), expected.1);
+        assert!(is_whole(&rig).await, "{mode:?}");
+
+        let old_epoch = |key: &&KeyRow| key.wrap_epoch < Epoch::new(2).unwrap();
+        let mut opened_keys = BTreeSet::new();
+        for (slice, rows) in &before {
+            let now = keys(&rig, slice).await;
+            assert_eq!(now.iter().filter(old_epoch).count(), 0, "{mode:?} {slice}");
+            for old in rows {
+                let stays = now.iter().any(|key| key.key_id == old.key_id);
+                let aside = opened(&rig, job, slice, old.key_id).await;
+                assert!(stays || aside == Some(old.key_id), "{mode:?} {slice}");
+                opened_keys.extend(aside);
+            }
+        }
+        assert_eq!(opened_keys.len() as u64, expected.0, "{mode:?}");
+        assert!(opened_keys.contains(&unnamed));
+        let left = keys(&rig, &slice).await;
+        assert!(left.iter().any(|key| key.key_id == fresh), "{mode:?}");
+        // Called again, it finds nothing, and says what the first one did.
+        assert_eq!(delete(&rig, &retire).await.unwrap(), expected.1);
+        let (survey, nothing) = (retire.survey().await.unwrap(), RetireCounts::default());
+        assert_eq!(survey.counts, nothing);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
+    let (rig, ..) = filled().await;
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    rig.wait(job, "the drain", |row| row.state >= JobState::Verified)
+        .await;
+    // The first verdict says when it may be disabled, and somebody is too early.
+    rig.ring.disable(&rig.old).unwrap();
+    let row = rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    let aside = row.set_aside.unwrap();
+    let expected = BTreeMap::from([("cmk_disabled".to_owned(), SLICES + 1)]);
+    assert_eq!((aside.keys, aside.refused), (0, expected));
+    assert!(row.why.contains("could not be set aside"), "{}", row.why);
+    assert!(row.verdict.unwrap().contains("it may be disabled"));
+
+    let retire = retire(&rig, job, Mode::Reencrypt).await;
+    let survey = retire.survey().await.unwrap();
+    assert_eq!(survey.counts, RetireCounts::default());
+    assert_eq!(survey.kept.not_set_aside, SLICES + 1);
+    let nothing = delete(&rig, &retire).await.unwrap();
+    assert_eq!(nothing, RetireCounts::default());
+    for slice in slices(&rig).await {
+        let rows = keys(&rig, &slice).await;
+        assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_goes_while_readers_may_need_it() {
+    let (rig, ..) = filled().await;
+    let job = drained(&rig, Mode::Reencrypt).await;
+    let retire = retire(&rig, job, Mode::Reencrypt).await;
+    let window = RestoreWindow {
+        floor: Epoch::ZERO,
+        opened_by: "test".to_owned(),
+        opened_ms: 1,
+        reason: "a backup".to_owned(),
+    };
+    let open = rig.registry.open_restore_window(&rig.org, &window);
+    open.await.unwrap();
+    assert_eq!(retire.may_go().await.unwrap(), Err(NotNow::Window));
+    let refused = delete(&rig, &retire).await;
+    assert!(matches!(refused, Err(RetireError::NotNow(NotNow::Window))));
+    rig.registry.close_restore_window(&rig.org).await.unwrap();
+    assert_eq!(retire.may_go().await.unwrap(), Ok(()));
+    // An epoch that the floors have not come to: a copy was under way.
+    let later = Retire::new(
+        rig.store.clone(),
+        rig.clock.clone(),
+        (rig.org.clone(), job),
+        (Mode::Reencrypt, Epoch::new(3).unwrap()),
+    );
+    let later = later.await.unwrap().may_go().await.unwrap();
+    assert_eq!(later, Err(NotNow::Floors));
+    for slice in slices(&rig).await {
+        let rows = keys(&rig, &slice).await;
+        assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
+    }
+}
+
+/// The time of what was set aside is over: workers delete it, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_aside_is_deleted_when_its_time_is_over() {
+    let (mut rig, slice, unnamed) = filled().await;
+    rig.config.retire.set_aside_s = 0;
+    let job = drained(&rig, Mode::Reencrypt).await;
+    assert!(opened(&rig, job, &slice, unnamed).await.is_some());
+    let worker = rig.worker().await;
+    let gone = async {
+        while opened(&rig, job, &slice, unnamed).await.is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::rig::PATIENCE, gone)
+        .await
+        .unwrap();
+    worker.stop().await;
+    let rows = keys(&rig, &slice).await;
+    assert!(
+        rows.iter().any(|row| row.key_id == unnamed),
+        "key rows stay"
+    );
+    // A retire finds nothing set aside, and leaves what only the old CMK opens.
+    let retire = retire(&rig, job, Mode::Reencrypt).await;
+    let survey = retire.survey().await.unwrap();
+    assert_eq!(survey.counts, RetireCounts::default());
+    assert!(survey.kept.not_set_aside > 0);
+}
