@@ -189,6 +189,12 @@ fn a_channel_goes_to_another_workspace_in_place_and_is_proven() {
     assert_eq!(after["proof"]["standing"]["is"], "moved");
     assert_eq!(after["proof"]["proven"], true);
     assert_eq!(after["found"]["by_workspace"], json!({"T2": 5}));
+    // The job leads to the same channel, and adds what it promised.
+    let held = b.json(DONE, &["verify", "--job", &job]);
+    assert_eq!(held["channel"], "C1");
+    assert_eq!(held["proof"], after["proof"]);
+    assert_eq!(held["job"]["is_move"], true);
+    assert_eq!(held["job"]["holds"], true);
     let shown = b.run(DONE, &verify);
     assert!(
         shown.contains("the move is proven: each of the 5 live cells"),
@@ -344,6 +350,12 @@ async fn from_switched_on_the_way_back_is_a_move_back() {
     rows.registry.release_destination(&request).await.unwrap();
     let verify = ["verify", "--org", "acme", "--channel", "C9"];
     let found = b.json(MOVE_UNFINISHED, &verify);
+    // Of a copy the job is held against where it went.
+    let held = b.json(MOVE_UNFINISHED, &["verify", "--job", &job.to_string()]);
+    assert_eq!(held["channel"], "C9");
+    assert_eq!(held["job"]["holds"], false);
+    let lacks = held["job"]["lacks"].to_string();
+    assert!(lacks.contains("5 cells in the old place"), "{lacks}");
     assert_eq!(found["proof"]["old_places"][0]["live"], 5);
     assert_eq!(found["proof"]["old_places"][0]["slices"], 3);
     assert_eq!(found["proof"]["old_places"][0]["phase"], "closed");
