@@ -35,6 +35,7 @@ pub mod scope;
 pub mod set_aside;
 #[cfg(debug_assertions)]
 pub mod sim;
+pub mod steer;
 pub mod store;
 pub mod telemetry;
 pub mod ui;

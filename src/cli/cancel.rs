@@ -8,13 +8,14 @@ mod call_off;
 
 use serde_json::json;
 
-use crate::cli::act::{self, Act};
+use crate::cli::act;
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{Activated, JobMessage, JobRow, JobState, MoveKind, MoveRequest, Verdict};
 use crate::registry::Registry;
+use crate::steer::Act;
 use call_off::Purged;
 
 #[derive(clap::Args)]

@@ -2,12 +2,13 @@
 
 use serde_json::json;
 
-use crate::cli::act::{self, Act};
+use crate::cli::act;
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
-use crate::job::{JobRow, JobState, Transition};
+use crate::job::{JobRow, Transition};
+use crate::steer::{self, Act, SteerError};
 
 #[derive(clap::Args)]
 #[command(
@@ -40,18 +41,7 @@ pub(super) struct Resume {
 
 pub(super) fn pause(context: &Context, arguments: &Pause) -> Result<Exit, Failure> {
     let id = arguments.job;
-    let (job, step) = context.run(change(context, id, &arguments.reason, |job| {
-        match job.state {
-            JobState::Paused => Err(conflict(job, "is paused already", "resume")),
-            state if state.may_pause() => Ok(JobState::Paused),
-            JobState::Preflight | JobState::Activating => Err(conflict(
-                job,
-                "cannot be paused at this moment, which lasts for a few calls; try again",
-                "status",
-            )),
-            _ => Err(at_its_end(job)),
-        }
-    }))?;
+    let (job, step) = context.run(change(context, id, &arguments.reason, steer::pause))?;
     context.out.show(&programs(&job, &step), || {
         format!(
             "job {id} is paused; it was {}. The application goes on as it is{}\nnext: rekeyd resume {id}",
@@ -64,13 +54,7 @@ pub(super) fn pause(context: &Context, arguments: &Pause) -> Result<Exit, Failur
 
 pub(super) fn resume(context: &Context, arguments: &Resume) -> Result<Exit, Failure> {
     let id = arguments.job;
-    let (job, step) = context.run(change(context, id, &arguments.reason, |job| {
-        match (job.state, job.paused_from) {
-            (JobState::Paused, Some(from)) => Ok(from),
-            (state, _) if state.is_final() => Err(at_its_end(job)),
-            (_, _) => Err(conflict(job, "is not paused", "status")),
-        }
-    }))?;
+    let (job, step) = context.run(change(context, id, &arguments.reason, steer::resume))?;
     context.out.show(&programs(&job, &step), || {
         format!(
             "job {id} goes on: it is {}\nnext: rekeyd status {id} --watch",
@@ -84,7 +68,7 @@ async fn change(
     context: &Context,
     id: JobId,
     reason: &str,
-    to: impl Fn(&JobRow) -> Result<JobState, Failure>,
+    change: impl AsyncFnOnce(&Act<'_>) -> Result<(JobRow, Transition), SteerError>,
 ) -> Result<(JobRow, Transition), Failure> {
     let reason = act::reason(Some(reason), "")?;
     let book = context.book().await?;
@@ -97,9 +81,9 @@ async fn change(
         who: &who,
         why: &format!("by {who}: {reason}"),
     };
-    let acted = act.go(async |job| to(&job.row).map(Some)).await;
+    let acted = change(&act).await;
     audit.close().await?;
-    acted
+    Ok(acted?)
 }
 
 fn programs(job: &JobRow, step: &Transition) -> serde_json::Value {
@@ -112,17 +96,5 @@ fn programs(job: &JobRow, step: &Transition) -> serde_json::Value {
 fn in_phase(job: &JobRow) -> String {
     job.copy.as_ref().map_or_else(String::new, |copy| {
         format!(", in phase {} of the copy", copy.phase)
-    })
-}
-
-fn at_its_end(job: &JobRow) -> Failure {
-    conflict(job, &format!("is at its end: {}", job.state), "status")
-}
-
-fn conflict(job: &JobRow, what: &str, next: &str) -> Failure {
-    let id = job.request.job_id();
-    Failure::new(Exit::Conflict, format!("job {id} {what}")).help(match next {
-        "resume" => format!("let it go on with `rekeyd resume {id}`"),
-        _ => format!("see `rekeyd status {id}`"),
     })
 }

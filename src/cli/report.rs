@@ -17,6 +17,7 @@ use crate::kms::{KmsClass, KmsError};
 use crate::pipeline::TaskError;
 use crate::queue::QueueError;
 use crate::registry::RegistryError;
+use crate::steer::SteerError;
 use crate::store::{StoreError, StoreErrorClass};
 use crate::telemetry::logs::LogError;
 use crate::verify::ResumeError;
@@ -306,6 +307,29 @@ impl From<KmsError> for Failure {
             KmsClass::QuarantinedKey => Self::new(Exit::BadData, what),
             KmsClass::FatalJob | KmsClass::FatalWorker | KmsClass::Unknown => {
                 Self::new(Exit::KmsRefused, what)
+            }
+        }
+    }
+}
+
+impl From<SteerError> for Failure {
+    fn from(error: SteerError) -> Self {
+        let what = error.to_string();
+        match error {
+            SteerError::NoJob(id) => Self::no_job(id),
+            SteerError::Book(error) => error.into(),
+            SteerError::Audit(error) => error.into(),
+            SteerError::Reason => Self::new(Exit::Usage, what),
+            SteerError::Limits(_) => Self::new(Exit::Usage, what)
+                .help("give --rows-per-s, --kms-per-s or --tasks; `rekeyd pause` stops a job"),
+            SteerError::NoThrottle(_) => {
+                Self::new(Exit::NotFound, what).help("`rekeyd throttle show` lists those there are")
+            }
+            SteerError::Refused { job, is_paused, .. } => {
+                Self::new(Exit::Conflict, what).help(match is_paused {
+                    true => format!("let it go on with `rekeyd resume {job}`"),
+                    false => format!("see `rekeyd status {job}`"),
+                })
             }
         }
     }

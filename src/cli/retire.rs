@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::audit::{Record, RecordType};
-use crate::cli::act::{self, Act};
+use crate::cli::act;
 use crate::cli::context::{self, Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
@@ -21,6 +21,7 @@ use crate::kms::{ReasonCode, Use};
 use crate::progress;
 use crate::registry::Registry;
 use crate::retire::{NotNow, Retire, RetireError, Survey};
+use crate::steer::Act;
 
 #[derive(clap::Args)]
 #[command(
@@ -154,7 +155,7 @@ async fn delete(
             who: &who,
             why: &said,
         };
-        act.go(async |job| {
+        act.go::<Failure>(async |job| {
             let row = &mut job.row;
             if row.state == JobState::Retired {
                 return Ok(None);

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::audit::{AuditLog, Record, RecordType};
 use crate::cli::act;
 use crate::cli::context::{self, Context, OPERATOR, who};
 use crate::cli::exit::Exit;
@@ -13,15 +12,10 @@ use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::{JobId, OrgId};
-use crate::job::{BookError, JobBook, ThrottleLimits, ThrottleTarget};
-use crate::kms::{ReasonCode, Use};
+use crate::job::{JobBook, ThrottleLimits, ThrottleTarget};
 use crate::progress::throttles::{in_words, of_job, unreadable_of_job};
 use crate::registry::Registry;
-
-/// A throttle that is meant for longer is a setting of the workers.
-const LONGEST: Duration = Duration::from_secs(31 * 86_400);
-/// How often a change of somebody else at the same moment is waited out.
-const TRIES: usize = 20;
+use crate::steer;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -129,33 +123,13 @@ async fn set(context: &Context, arguments: &Set) -> Result<Exit, Failure> {
         kms_per_s: arguments.kms_per_s,
         tasks: arguments.tasks,
     };
-    if let Some(problem) = limits.problem() {
-        return Err(
-            Failure::new(Exit::Usage, format!("no throttle was set: {problem}"))
-                .help("give --rows-per-s, --kms-per-s or --tasks; `rekeyd pause` stops a job"),
-        );
-    }
-    if arguments.span.is_zero() || arguments.span > LONGEST {
-        let what = "no throttle was set: --for is above 0 and at most 31d";
-        return Err(Failure::new(Exit::Usage, what));
-    }
     let (who, reason) = (who(), act::reason(Some(&arguments.reason), "")?);
     let why = format!("by {who}: {reason}");
     let book = context.book().await?;
     let target = target(context, &book, &arguments.whom).await?;
     let audit = context.audit(OPERATOR)?;
-    let record = |limits: &str| record(&target, "throttle", &who, &format!("{limits}, {why}"));
-    let said = limits.to_string();
-    let done = recorded(
-        &audit,
-        || record(&said),
-        async || {
-            let until = context.clock.wall().plus(arguments.span);
-            book.set_throttle(target.clone(), limits, until, &who, &why)
-                .await
-        },
-    )
-    .await;
+    let parts = (&book, &audit, &context.clock);
+    let done = steer::throttle(parts, &target, limits, arguments.span, (&who, &why)).await;
     audit.close().await?;
     let throttle = done?;
     context.out.show(&json!({ "throttle": throttle }), || {
@@ -178,20 +152,9 @@ async fn clear(context: &Context, arguments: &Clear) -> Result<Exit, Failure> {
     let book = context.book().await?;
     let target = target(context, &book, &arguments.whom).await?;
     let audit = context.audit(OPERATOR)?;
-    let done = recorded(
-        &audit,
-        || record(&target, "throttle_clear", &who, &why),
-        async || book.clear_throttle(target.clone(), &who, &why).await,
-    )
-    .await;
+    let done = steer::clear((&book, &audit), &target, (&who, &why)).await;
     audit.close().await?;
-    if !done? {
-        return Err(Failure::new(
-            Exit::NotFound,
-            format!("there is no throttle of `{target}`"),
-        )
-        .help("`rekeyd throttle show` lists those there are"));
-    }
+    done?;
     context
         .out
         .show(&json!({ "cleared": target, "by": who, "why": why }), || {
@@ -247,41 +210,6 @@ async fn show(context: &Context, arguments: &Show) -> Result<Exit, Failure> {
         text
     })?;
     Ok(Exit::Done)
-}
-
-/// Does it, with a record before and after it (I16), again where somebody else
-/// changed the same throttle at the same moment.
-async fn recorded<T>(
-    audit: &AuditLog,
-    record: impl Fn() -> Record,
-    mut act: impl AsyncFnMut() -> Result<T, BookError>,
-) -> Result<T, Failure> {
-    audit.record(record().intended());
-    audit.durable().await?;
-    let mut tries = 0;
-    loop {
-        match act().await {
-            Ok(done) => {
-                audit.record(record());
-                return Ok(done);
-            }
-            Err(BookError::Overtaken(_)) if tries < TRIES => tries += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn record(target: &ThrottleTarget, action: &'static str, who: &str, why: &str) -> Record {
-    let mut because = Use::new(ReasonCode::Rekey, format!("{target}: {why}"));
-    because.requested_by = Some(who.to_owned());
-    if let ThrottleTarget::Job(job) = target {
-        because.job = Some(*job);
-    }
-    let mut record = Record::new(RecordType::Job, action).because(&because);
-    if let ThrottleTarget::Org(org) = target {
-        record.org = Some(org.clone());
-    }
-    record
 }
 
 fn flag(target: &ThrottleTarget) -> String {

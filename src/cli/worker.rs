@@ -1,6 +1,7 @@
 //! `rekeyd worker`
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::cli::exit::Exit;
 use crate::cli::report::{self, Failure};
 use crate::retry::{Decision, RetryPolicy};
 use crate::telemetry::pulse::Pulse;
-use crate::ui::{self, Machines, Running, UiError};
+use crate::ui::{self, Machines, Running, TokenError, UiError};
 use crate::worker::Worker;
 use crate::{telemetry, wiring};
 
@@ -68,8 +69,12 @@ async fn work(context: &Context, page: Option<SocketAddr>) -> Result<Exit, Failu
     let page = match page.or(config.ui.listen) {
         Some(address) => {
             let hosts = ui::Hosts::of(address, config.ui.names()).map_err(unservable)?;
+            let token = match &config.ui.token_file {
+                Some(path) => Some(ui::Token::read(path).map_err(|e| unusable(path, &e))?),
+                None => None,
+            };
             let listener = ui::listen("ui.listen", address).await.map_err(unservable)?;
-            Some((listener, hosts))
+            Some((listener, hosts, token))
         }
         None => None,
     };
@@ -93,7 +98,9 @@ async fn work(context: &Context, page: Option<SocketAddr>) -> Result<Exit, Failu
         waiting: parts.worker.name.waiting.clone(),
     };
     let page = match page {
-        Some((listener, hosts)) => Some(serve_page(listener, hosts, &parts.worker, &running)?),
+        Some((listener, hosts, token)) => {
+            Some(serve_page(listener, hosts, token, &parts.worker, &running)?)
+        }
         None => None,
     };
     if config.metrics.listen.is_some() {
@@ -170,6 +177,12 @@ fn unservable(error: UiError) -> Failure {
     }
 }
 
+fn unusable(path: &Path, error: &TokenError) -> Failure {
+    let what = format!("ui.token_file `{}`: {error}", path.display());
+    Failure::new(Exit::Config, what)
+        .help("make one that only this user can read: `(umask 077; openssl rand -hex 24 >FILE)`")
+}
+
 /// Answers machines from now on: the process is alive while it still starts.
 async fn serve_machines(
     address: SocketAddr,
@@ -190,6 +203,7 @@ async fn serve_machines(
 fn serve_page(
     listener: TcpListener,
     hosts: ui::Hosts,
+    token: Option<ui::Token>,
     worker: &Worker,
     running: &Running,
 ) -> Result<String, Failure> {
@@ -203,8 +217,13 @@ fn serve_page(
         timing: shared.timing,
         open: worker.open.clone(),
         running: running.clone(),
+        steers: token.is_some(),
     };
-    tokio::spawn(ui::serve(listener, ui::page(source, hosts)));
+    let steering = token.map(|token| ui::Steering {
+        token,
+        audit: shared.audit.clone(),
+    });
+    tokio::spawn(ui::serve(listener, ui::page(source, steering, hosts)));
     Ok(format!("http://{address}/"))
 }
 

@@ -329,6 +329,8 @@ pub struct UiConfig {
     pub listen: Option<SocketAddr>,
     /// By which names it is asked for, with commas between.
     pub hosts: Option<String>,
+    /// The file with the token that lets it steer; it only reads if `None`.
+    pub token_file: Option<PathBuf>,
 }
 
 impl UiConfig {

@@ -536,6 +536,13 @@ pub const KEYS: &[Key] = &[
         "Names by which the status page is asked for besides those of the loopback address; needed where ui.listen is another address.",
     ),
     key(
+        "ui.token_file",
+        Kind::Path,
+        Default::None,
+        "",
+        "The file with the token by which the status page pauses, resumes and slows down jobs, 24 characters at least; it only reads if not set.",
+    ),
+    key(
         "report.signing_key_file",
         Kind::Path,
         Default::None,

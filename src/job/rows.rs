@@ -52,6 +52,22 @@ pub struct Counts {
     pub quarantined: u64,
 }
 
+/// As the audit log has them.
+impl From<&Counts> for crate::audit::Counts {
+    fn from(counts: &Counts) -> Self {
+        Self {
+            rewritten: counts.rewritten,
+            current: counts.current,
+            changed: counts.changed,
+            expired: counts.expired,
+            empty: counts.empty,
+            blocked: counts.blocked,
+            quarantined: counts.quarantined,
+            scanned: counts.scanned,
+        }
+    }
+}
+
 impl Counts {
     /// Adds another count to this one.
     pub fn add(&mut self, other: &Counts) {

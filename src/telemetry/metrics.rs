@@ -325,8 +325,8 @@ mod tests {
             states.map(JobState::as_str).collect::<BTreeSet<&str>>()
         };
         assert_eq!(values(JOBS), states(|state| !state.is_final()));
-        // Only operators pause.
-        let by_workers = states(|state| *state != JobState::Paused);
+        // Only operators pause and retire.
+        let by_workers = states(|state| !matches!(state, JobState::Paused | JobState::Retired));
         assert_eq!(values(JOB_TRANSITIONS), by_workers);
     }
 

@@ -42,6 +42,8 @@ pub struct Source {
     pub open: OpenJobs,
     /// The worker.
     pub running: Running,
+    /// Whether the page steers as well, with a token.
+    pub steers: bool,
 }
 
 /// Why a page could not be read.
@@ -84,6 +86,7 @@ pub(super) struct Jobs {
 
 /// One job.
 pub(super) struct Job {
+    /// With its open round ([`JobRow::so_far`]).
     pub row: JobRow,
     pub progress: Progress,
     pub heat: Vec<Row>,

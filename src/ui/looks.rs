@@ -101,7 +101,7 @@ impl Looks {
             Ok(Some(match page {
                 Page::Jobs(which) => html::jobs(which, &source.jobs(which).await?, now),
                 Page::Job(id) => match source.job(*id, track).await? {
-                    Some(job) => html::job(&job, now),
+                    Some(job) => html::job(&job, source.steers, now),
                     None => return Ok(None),
                 },
                 Page::Workers => html::workers(&source.workers().await?, &source.timing, now),

@@ -7,13 +7,14 @@
 //! and answers only to names that are its own. One port for both could not be open
 //! and closed at once.
 //!
-//! Nothing here changes anything.
+//! Nothing here changes anything, but for `steer`, which asks for a token.
 //!
 //! | file | what |
 //! |---|---|
 //! | `machines` | metrics and probes |
 //! | `guard` | by which names the page may be asked for, and what its answers forbid |
 //! | `page` | the page's routes |
+//! | `steer` | pausing and slowing down by a form, where a token is set |
 //! | `live` | the same pages again and again, as they change |
 //! | `looks` | what was looked up a moment ago, for all viewers |
 //! | `look` | what a page is made of, read from the worker and the store |
@@ -28,6 +29,7 @@ mod look;
 mod looks;
 mod machines;
 mod page;
+mod steer;
 
 use std::net::SocketAddr;
 
@@ -38,6 +40,7 @@ pub use guard::Hosts;
 pub use look::Source;
 pub use machines::{Machines, Running, router as machines};
 pub use page::router as page;
+pub use steer::{Steering, Token, TokenError};
 
 /// Why something cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
@@ -16,6 +16,7 @@ use super::html;
 use super::live::{self, Viewers};
 use super::look::{Source, Which};
 use super::looks::{Looks, Page};
+use super::steer::{self, Steering};
 use crate::ids::{JobId, OrgId};
 use crate::job::JobState;
 
@@ -24,19 +25,28 @@ const SCRIPT: &str = include_str!("page/live.js");
 const ICON: &str = include_str!("page/icon.svg");
 
 #[derive(Clone)]
-struct Shared {
-    looks: Arc<Looks>,
+pub(super) struct Shared {
+    pub looks: Arc<Looks>,
+    pub steering: Option<Steering>,
     viewers: Viewers,
 }
 
-/// The routes. Only reads, so there is nothing that another site could have a
-/// viewer's browser do.
-pub fn router(source: Source, hosts: Hosts) -> Router {
+/// The routes. Without `steering` they only read, so there is nothing that another
+/// site could have a viewer's browser do; with it they ask for the token each time.
+pub fn router(source: Source, steering: Option<Steering>, hosts: Hosts) -> Router {
+    let steer_by = get(steer::form)
+        .post(steer::act)
+        .layer(DefaultBodyLimit::max(steer::FORM_BYTES));
+    let steers = match steering {
+        Some(_) => Router::new().route("/jobs/{id}/steer", steer_by),
+        None => Router::new(),
+    };
     let shared = Shared {
         looks: Arc::new(Looks::new(source)),
+        steering,
         viewers: Viewers::default(),
     };
-    Router::new()
+    steers
         .route("/", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/workers", get(workers))
@@ -139,10 +149,11 @@ async fn show(shared: &Shared, headers: &HeaderMap, page: Page) -> Response {
             .into_response();
     }
     let shown = shared.looks.at(&page).await;
-    let whole = html::whole(&page, &shared.looks.source.running.name, &shown);
+    let source = &shared.looks.source;
+    let whole = html::whole(&page, &source.running.name, source.steers, &shown);
     (shown.status, vary, Html(whole.into_string())).into_response()
 }
 
-fn refuse(status: StatusCode, why: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, why: &str) -> Response {
     (status, Html(html::refusal(why).into_string())).into_response()
 }

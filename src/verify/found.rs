@@ -20,7 +20,7 @@ pub struct UnderCmk {
 }
 
 /// Where something is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// The channel.
@@ -37,7 +37,7 @@ pub struct Place {
 pub struct Wrong {
     /// Cells.
     pub cells: u64,
-    /// The first few of them.
+    /// The first few of them, in order of channel, hour and record.
     pub examples: Vec<Place>,
 }
 
@@ -105,9 +105,44 @@ impl Found {
             for (code, wrong) in theirs {
                 let sum = mine.entry(code).or_default();
                 sum.cells += wrong.cells;
-                let room = EXAMPLES.saturating_sub(sum.examples.len());
-                sum.examples.extend(wrong.examples.into_iter().take(room));
+                // Slices are through in any order; the same cells are named each time.
+                sum.examples.extend(wrong.examples);
+                sum.examples.sort();
+                sum.examples.truncate(EXAMPLES);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cells_that_are_named_do_not_depend_on_the_order_of_slices() {
+        let slice = |hour: u32| {
+            let place = Place {
+                channel: "c1".parse().unwrap(),
+                hour: format!("2019-02-13T{hour:02}").parse().unwrap(),
+                record: RecordId::new("r").unwrap(),
+            };
+            let wrong = Wrong {
+                cells: 2,
+                examples: vec![place.clone(), place],
+            };
+            let mut found = Found::default();
+            found.blocked.insert("revoked".to_owned(), wrong);
+            found
+        };
+        let scanned = |order: &mut dyn Iterator<Item = u32>| {
+            let mut sum = Found::default();
+            order.for_each(|hour| sum.add(slice(hour)));
+            sum
+        };
+        let forward = scanned(&mut (0..24));
+        assert_eq!(forward, scanned(&mut (0..24).rev()));
+        let named = &forward.blocked["revoked"];
+        assert_eq!((named.cells, named.examples.len()), (48, EXAMPLES));
+        assert_eq!(named.examples[0].hour, "2019-02-13T00".parse().unwrap());
     }
 }

@@ -36,7 +36,7 @@ use crate::registry::{CopyPhase, Raised, RegistryError};
 use crate::telemetry::span;
 use crate::telemetry::waiting::Part;
 use crate::worker::preflight::{self, Found};
-use crate::worker::{Worker, WorkerError, audit_counts, plan_round};
+use crate::worker::{Worker, WorkerError, plan_round};
 use sum::Sum;
 
 /// Drives a job until it is at an end or has to wait for a time, the lease is
@@ -561,7 +561,7 @@ impl Driver<'_> {
     fn note_scan(&self, job: &JobRow, action: &'static str, counts: &Counts) {
         let mut why = self.why(job);
         why.code = ReasonCode::Verify;
-        let record = Record::verify(job.request.org(), action, audit_counts(counts), &why);
+        let record = Record::verify(job.request.org(), action, counts.into(), &why);
         debug_assert_eq!(record.kind_of_record, RecordType::Verify);
         self.worker.shared.audit.record(record);
     }

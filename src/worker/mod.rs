@@ -204,7 +204,7 @@ impl Worker {
         let request = &job.request;
         let mut record = transition_record(job, step.from, step.to, &step.why);
         if step.to.is_final() {
-            record.counts = Some(audit_counts(&job.rewriting));
+            record.counts = Some((&job.rewriting).into());
             record.streams = job.streams.clone();
         }
         self.shared.audit.record(record);
@@ -222,18 +222,4 @@ fn transition_record(job: &JobRow, from: JobState, to: JobState, why: &str) -> R
     because.job = Some(request.job_id());
     because.requested_by = Some(request.requested_by().to_owned());
     Record::transition(request.org(), Some(from.as_str()), to.as_str(), &because)
-}
-
-/// The same counts, as the audit log writes them.
-pub(crate) fn audit_counts(counts: &crate::job::Counts) -> crate::audit::Counts {
-    crate::audit::Counts {
-        rewritten: counts.rewritten,
-        current: counts.current,
-        changed: counts.changed,
-        expired: counts.expired,
-        empty: counts.empty,
-        blocked: counts.blocked,
-        quarantined: counts.quarantined,
-        scanned: counts.scanned,
-    }
 }

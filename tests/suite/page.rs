@@ -1,10 +1,12 @@
 //! What a worker answers over HTTP, the status page above all: what it answers, to whom, and what that costs the
 //! store.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rekeyd::audit::{AuditLog, Origin};
 use rekeyd::clock::{Clock, FakeClock, SharedClock, WallTime};
 use rekeyd::ids::{JobId, OrgId};
 use rekeyd::job::{
@@ -16,7 +18,7 @@ use rekeyd::store::sqlite::SqliteStore;
 use rekeyd::store::{Applied, ControlTable, ControlWrite, Expect, SharedStore, Store};
 use rekeyd::telemetry::pulse::{Beat, Pulse, Reached, STUCK_AFTER};
 use rekeyd::telemetry::waiting::Waiting;
-use rekeyd::ui::{self, Hosts, Machines, Running, Source};
+use rekeyd::ui::{self, Hosts, Machines, Running, Source, Steering, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -38,7 +40,7 @@ impl StepIn for Count {
 
 /// A page on a store of its own, at a time that stands still.
 pub struct Site {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     pub clock: Arc<FakeClock>,
     store: Arc<Watched<Count>>,
     pub book: JobBook,
@@ -65,6 +67,11 @@ impl Answer {
 
 impl Site {
     pub async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// One that steers with a token, if that is given.
+    async fn with(token: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = FakeClock::at(NOW);
         let shared: SharedClock = clock.clone();
@@ -86,13 +93,29 @@ impl Site {
                 pulse: pulse.clone(),
                 waiting: Waiting::default(),
             },
+            steers: false,
+        };
+        let steering = token.map(|token| {
+            let path = dir.path().join("token");
+            std::fs::write(&path, token).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let origin = Origin::here("page test", "worker", None);
+            let audit = AuditLog::open(&dir.path().join("audit"), origin, source.clock.clone());
+            Steering {
+                token: Token::read(&path).unwrap(),
+                audit: audit.unwrap(),
+            }
+        });
+        let source = Source {
+            steers: steering.is_some(),
+            ..source
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let hosts = Hosts::of(address, std::iter::empty()).unwrap();
-        tokio::spawn(ui::serve(listener, ui::page(source, hosts)));
+        tokio::spawn(ui::serve(listener, ui::page(source, steering, hosts)));
         Self {
-            _dir: dir,
+            dir,
             clock,
             store,
             book,
@@ -115,6 +138,21 @@ impl Site {
         let host = &self.address;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         self.ask(&request).await
+    }
+
+    /// Sends the form of a job, with headers besides.
+    async fn steer(&self, id: JobId, form: &str, headers: &str) -> Answer {
+        let (host, length) = (&self.address, form.len());
+        self.ask(&format!(
+            "POST /jobs/{id}/steer HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n{headers}\
+             Content-Length: {length}\r\n\r\n{form}"
+        ))
+        .await
+    }
+
+    async fn state(&self, id: JobId) -> JobState {
+        self.book.find(id).await.unwrap().unwrap().row.state
     }
 
     /// As the worker does after it has read the unfinished jobs.
@@ -677,4 +715,142 @@ async fn the_probes_say_what_a_restart_would_mend_and_what_not() {
         "{}",
         metrics.body
     );
+}
+
+const TOKEN: &str = "0123456789abcdef01234567";
+
+#[tokio::test]
+async fn without_a_token_nothing_can_be_steered() {
+    let site = Site::new().await;
+    let id = site.job("acme", "why").await.row.request.job_id();
+    let page = site.get(&format!("/jobs/{id}")).await;
+    assert!(!page.body.contains("/steer"), "{}", page.body);
+    assert_eq!(site.get(&format!("/jobs/{id}/steer")).await.status, 404);
+    let form = format!("do=pause&token={TOKEN}&who=ana&why=because");
+    assert_eq!(site.steer(id, &form, "").await.status, 404);
+    assert_eq!(site.state(id).await, JobState::Queued);
+}
+
+#[tokio::test]
+async fn with_the_token_a_job_is_paused_slowed_down_and_resumed_and_it_is_recorded() {
+    let site = Site::with(Some(TOKEN)).await;
+    let id = site.job("acme", "why").await.row.request.job_id();
+    let page = site.get(&format!("/jobs/{id}")).await;
+    assert!(
+        page.body.contains(&format!("/jobs/{id}/steer")),
+        "{}",
+        page.body
+    );
+    let form = site.get(&format!("/jobs/{id}/steer")).await;
+    assert_eq!(form.status, 200);
+    assert!(form.body.contains("value=\"pause\""), "{}", form.body);
+    // It is not read anew under the hands of who types.
+    for part in ["http-equiv", "<script", TOKEN] {
+        assert!(!form.body.contains(part), "{part}: {}", form.body);
+    }
+    let asked = |what: &str, more: &str| format!("do={what}&token={TOKEN}&who=ana&{more}");
+    let paused = site.steer(id, &asked("pause", "why=incident+42"), "").await;
+    assert_eq!(paused.status, 303, "{}", paused.body);
+    assert_eq!(
+        paused.header("location"),
+        Some(format!("/jobs/{id}").as_str())
+    );
+    assert_eq!(site.state(id).await, JobState::Paused);
+    let row = site.book.find(id).await.unwrap().unwrap().row;
+    assert_eq!(row.why, "by ana (status page): incident 42");
+    let again = site.steer(id, &asked("pause", "why=once+more"), "").await;
+    assert_eq!(again.status, 409);
+    assert!(again.body.contains("is paused already"), "{}", again.body);
+    let slower = asked("throttle", "why=peak&rows_per_s=12.5&minutes=30");
+    assert_eq!(site.steer(id, &slower, "").await.status, 303);
+    let live = site.book.throttles().await.unwrap().live(site.clock.wall());
+    assert_eq!(live.len(), 1);
+    assert_eq!(live[0].limits.rows_per_s, Some(12.5));
+    assert_eq!(live[0].until_ms, site.clock.wall().unix_ms() + 30 * 60_000);
+    assert_eq!(
+        site.steer(id, &asked("clear", "why=over"), "").await.status,
+        303
+    );
+    assert_eq!(
+        site.steer(id, &asked("clear", "why=over"), "").await.status,
+        404
+    );
+    let form = asked("resume", "why=over");
+    let resumed = site.steer(id, &form, "Sec-Fetch-Site: same-origin\r\n");
+    assert_eq!(resumed.await.status, 303);
+    assert_eq!(site.state(id).await, JobState::Queued);
+
+    // Each change before and after it was made, and the token nowhere.
+    let streams = std::fs::read_dir(site.dir.path().join("audit")).unwrap();
+    let log: String = streams
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    for action in [
+        "\"to\":\"paused\"",
+        "\"throttle\"",
+        "\"throttle_clear\"",
+        "\"from\":\"paused\"",
+    ] {
+        let lines = log.lines().filter(|line| line.contains(action));
+        assert!(lines.count() >= 2, "{action}: {log}");
+    }
+    assert!(
+        log.contains("ana (status page)") && !log.contains(TOKEN),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn whoever_has_no_token_or_asks_badly_changes_nothing() {
+    let site = Site::with(Some(TOKEN)).await;
+    let id = site.job("acme", "why").await.row.request.job_id();
+    let good = format!("do=pause&token={TOKEN}&who=ana&why=because");
+    for (form, headers, status) in [
+        ("do=pause&token=&who=ana&why=because", "", 403),
+        (
+            "do=pause&token=0123456789abcdef01234566&who=ana&why=because",
+            "",
+            403,
+        ),
+        (good.as_str(), "Sec-Fetch-Site: cross-site\r\n", 403),
+        (good.as_str(), "Sec-Fetch-Site: same-site\r\n", 403),
+        (&good.replace("because", "+"), "", 400),
+        (&good.replace("because", "a%1b[2J"), "", 400),
+        (&good.replace("ana", ""), "", 400),
+        (&good.replace("do=pause", "do=drop"), "", 422),
+        (&good.replace("pause", "throttle"), "", 400),
+        (
+            &format!(
+                "{}&rows_per_s=0&minutes=5",
+                good.replace("pause", "throttle")
+            ),
+            "",
+            400,
+        ),
+        (
+            &format!(
+                "{}&rows_per_s=5&minutes=0",
+                good.replace("pause", "throttle")
+            ),
+            "",
+            400,
+        ),
+        (&format!("{good}&more={}", "x".repeat(20_000)), "", 413),
+    ] {
+        let answer = site.steer(id, form, headers).await;
+        let short: String = form.chars().take(80).collect();
+        assert_eq!(answer.status, status, "{short} {headers}: {}", answer.body);
+        assert!(!answer.body.contains(TOKEN), "{}", answer.body);
+    }
+    assert_eq!(site.state(id).await, JobState::Queued);
+    assert!(
+        site.book
+            .throttles()
+            .await
+            .unwrap()
+            .live(site.clock.wall())
+            .is_empty()
+    );
+    let nobody = JobId::random();
+    assert_eq!(site.steer(nobody, &good, "").await.status, 404);
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::audit::{AuditLog, Record, RecordType};
-use crate::cli::act::Act;
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::report::Failure;
@@ -18,6 +17,7 @@ use crate::job::MoveRequest;
 use crate::kms::{ReasonCode, Use};
 use crate::registry::{CalledOff, Registry};
 use crate::scope::Kind;
+use crate::steer::Act;
 use crate::store::{Partition, SharedStore};
 
 /// Slices listed at once.

@@ -4,13 +4,14 @@
 
 use serde_json::json;
 
-use crate::cli::act::{self, Act};
+use crate::cli::act;
 use crate::cli::context::{Context, OPERATOR, who};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{JobRow, JobState, LeaveBehind, Pass};
+use crate::steer::Act;
 
 pub(super) async fn run(context: &Context, id: JobId, reason: &str) -> Result<Exit, Failure> {
     let reason = act::reason(Some(reason), "")?;
@@ -31,7 +32,7 @@ pub(super) async fn run(context: &Context, id: JobId, reason: &str) -> Result<Ex
     };
     let mut slices = 0;
     let acted = act
-        .go(async |job| {
+        .go::<Failure>(async |job| {
             slices = job.row.blocked_slices;
             leave(&mut job.row, &said)?;
             Ok(Some(JobState::Rewriting))

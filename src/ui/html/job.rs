@@ -12,7 +12,7 @@ use crate::ui::heat::{Cell, Row};
 use crate::ui::look::{Job, Point, STEPS};
 
 /// The page of a job.
-pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
+pub(in crate::ui) fn job(job: &Job, steers: bool, now: WallTime) -> Part {
     let row = &job.row;
     let title = format!("{} {}", row.state, row.request.org());
     let main = html! {
@@ -33,6 +33,9 @@ pub(in crate::ui) fn job(job: &Job, now: WallTime) -> Part {
                 p .notice .held { "What to do: " (foreign(&next)) }
             }
             (super::throttles(&job.throttles, &[], now))
+            @if steers && !row.state.is_final() {
+                p { a href=(format!("/jobs/{}/steer", row.request.job_id())) { "Pause, resume or slow down" } }
+            }
         }
         @if !row.state.is_final() {
             (how_far(job))

@@ -8,6 +8,7 @@
 mod health;
 mod job;
 mod jobs;
+mod steer;
 mod workers;
 
 use std::time::Duration;
@@ -23,13 +24,14 @@ use crate::progress::figures;
 pub(super) use health::health;
 pub(super) use job::job;
 pub(super) use jobs::jobs;
+pub(super) use steer::steer;
 pub(super) use workers::workers;
 
 /// A title and what stands in `<main>`.
 pub(super) type Part = (String, Markup);
 
 /// The whole page around what stands in `<main>`.
-pub(super) fn whole(page: &Page, worker: &str, shown: &Shown) -> Markup {
+pub(super) fn whole(page: &Page, worker: &str, steers: bool, shown: &Shown) -> Markup {
     let here = |of: bool| of.then_some("page");
     let nav = [
         ("/", "Jobs", matches!(page, Page::Jobs(_) | Page::Job(_))),
@@ -54,7 +56,11 @@ pub(super) fn whole(page: &Page, worker: &str, shown: &Shown) -> Markup {
                 main #main { (PreEscaped(&shown.main)) }
                 footer {
                     "rekeyd " (env!("CARGO_PKG_VERSION")) ", as seen by worker " (foreign(worker))
-                    ". This page changes nothing: jobs are steered by the commands that it shows."
+                    @if steers {
+                        ". A job is steered on a page of its own, with a token, or by the commands that are shown."
+                    } @else {
+                        ". This page changes nothing: jobs are steered by the commands that it shows."
+                    }
                 }
             }
         }
