@@ -145,7 +145,7 @@ pub(super) async fn act(
     }
     let asked = match asked {
         Ok(Form(asked)) => asked,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.body_text()),
+        Err(error) => return refuse(error.status(), &error.body_text()),
     };
     let Ok(id) = id.parse::<JobId>() else {
         return refuse(StatusCode::NOT_FOUND, "that is no job id");
