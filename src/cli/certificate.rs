@@ -351,7 +351,14 @@ impl From<KeyFileError> for Failure {
             KeyFileError::NotPrivate(_) | KeyFileError::NotAKey { .. } => Exit::Config,
             KeyFileError::NoRandom => Exit::Failed,
         };
-        Failure::new(exit, error.to_string())
-            .help("`rekeyd report new-key FILE` makes a key and prints its public half")
+        Failure::new(exit, error.to_string()).help(match &error {
+            KeyFileError::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                "name another file; this one was left as it is"
+            }
+            KeyFileError::NotPrivate(_) => "take the rights of others away: chmod 0600",
+            _ => "`rekeyd report new-key FILE` makes a key and prints its public half",
+        })
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             .await?;
         progress::lapse(&mut job, &activations);
         let tasks = context::tasks(&book, &job).await?;
+        let parked = progress::has_parked(&tasks);
         let mut blocked: BTreeMap<String, Vec<BlockedSlice>> = BTreeMap::new();
         for slice in tasks.into_iter().flat_map(|task| task.blocked) {
             blocked.entry(slice.code.clone()).or_default().push(slice);
@@ -46,7 +47,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             "job_id": id, "state": job.state, "why": job.why, "rounds": job.rounds,
             "blocked": blocked, "quarantined": quarantined,
             "retry": {
-                "blocked": progress::retry(&job, "blocked", !blocked.is_empty()),
+                "blocked": progress::retry(&job, "blocked", parked),
                 "quarantined": progress::retry(&job, "quarantined", blocked.is_empty() && !quarantined.is_empty()),
             },
         });
@@ -68,8 +69,11 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             if job.state == JobState::Paused {
                 text += &format!("it is paused; let it go on first: rekeyd resume {id} --reason <TEXT>\n");
             } else if !job.state.is_final() {
-                if let Some(command) = progress::retry(&job, "blocked", !blocked.is_empty()) {
+                if let Some(command) = progress::retry(&job, "blocked", parked) {
                     text += &format!("when the cause is gone, at once: {command}\n");
+                } else if !blocked.is_empty() {
+                    text += "their tasks are still gone through, and then try them again by \
+                             themselves: `rekeyd retry` has nothing to do yet\n";
                 }
                 if !quarantined.is_empty() {
                     text += &match progress::retry(&job, "quarantined", blocked.is_empty()) {

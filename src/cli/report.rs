@@ -228,7 +228,7 @@ impl From<RegistryError> for Failure {
                 Self::new(Exit::Conflict, what)
             }
             RegistryError::WindowOpen { org, .. } => Self::new(Exit::Conflict, what)
-                .help(format!("close it with `rekeyd restore-window close {org}`")),
+                .help(format!("close it with `rekeyd restore-window close {org} --reason <TEXT>`")),
             RegistryError::NoWindow(org) => Self::new(Exit::Conflict, what)
                 .help(format!("see `rekeyd org show {org}`")),
             RegistryError::NoTiming => Self::new(Exit::NotSetUp, what).help(RUN_INIT),

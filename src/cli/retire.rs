@@ -138,6 +138,10 @@ async fn delete(
     audit.record(record().intended());
     audit.durable().await?;
     let ended = async {
+        // Whoever finds it cut short learns so from the history.
+        let mut job = context::job(book, id).await?;
+        let begun = format!("retire begun or taken up again by {who}: {reason}");
+        book.note(&mut job, &who, &begun).await?;
         let deleted = retire
             .delete(rate, &audit, &why)
             .await
@@ -204,7 +208,10 @@ async fn ready(
             "job {id} is {}: only a job that is drained can be retired",
             row.state
         ))
-        .help(format!("wait for it with `rekeyd status {id} --wait`")));
+        .help(match row.state {
+            JobState::Blocked => format!("`rekeyd failures {id}` says what holds it"),
+            _ => format!("wait for it with `rekeyd status {id} --wait`"),
+        }));
     }
     let activations = registry.activations(&org).await?;
     if progress::lapse(&mut row, &activations) {

@@ -209,6 +209,10 @@ fn nothing(job: &JobRow) -> Failure {
     )
     .help(match job.state {
         JobState::Paused => format!("let it go on first: `rekeyd resume {id}`"),
+        state if state.has_tasks() => format!(
+            "slices that wait are tried again by themselves when their task is through; see \
+             `rekeyd failures {id}`"
+        ),
         _ => format!("see `rekeyd status {id}`"),
     })
 }

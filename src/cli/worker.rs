@@ -173,7 +173,13 @@ fn unservable(error: UiError) -> Failure {
             "keep the page on a loopback address and forward a port to it, or set ui.hosts and \
              put something in front that asks who is there",
         ),
-        UiError::Listen { .. } => report::system("cannot serve HTTP", error),
+        UiError::Listen { setting, .. } => {
+            let variable = setting.to_uppercase().replace('.', "__");
+            report::system("cannot serve HTTP", &error).help(format!(
+                "if another worker of this machine has it, give this one another: \
+                 REKEYD_{variable}=<HOST:PORT>"
+            ))
+        }
     }
 }
 

@@ -166,7 +166,7 @@ pub async fn check(asking: &Asking<'_>, entered: &Entered) -> Vec<Check> {
             // Nothing live is under a CMK that a rekey has left: its owner may
             // have disabled it, as the verdict said.
             if row.role == CmkRole::SourceOnly && *cmk != entered.row.cmk {
-                check.state = check.state.min(State::Warning);
+                check = left(check);
             }
             check.org = Some(entered.org.to_string());
             check.cmk = Some(cmk.to_string());
@@ -174,6 +174,19 @@ pub async fn check(asking: &Asking<'_>, entered: &Entered) -> Vec<Check> {
         }
     }
     checks
+}
+
+/// Of a CMK that a rekey has left: what would be wrong with another is as it may be.
+fn left(mut check: Check) -> Check {
+    if check.state == State::Wrong {
+        check.state = State::Warning;
+        check.fix = Some(
+            "nothing live needs it: a finished rekey has left it. Only what is older needs it \
+             (a backup, old wraps)"
+                .to_owned(),
+        );
+    }
+    check
 }
 
 struct One<'a> {

@@ -34,7 +34,7 @@ use crate::registry::{CopyPhase, Timing};
 
 pub use held::{Held, Seen, held};
 pub use lapse::lapse;
-pub use next::{next, retry};
+pub use next::{has_parked, next, retry};
 pub use speed::{Rates, Speed};
 pub use waits::{Wait, is_tried_again};
 

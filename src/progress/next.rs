@@ -1,6 +1,6 @@
 //! What a person can do for a job, as commands.
 
-use crate::job::{JobRow, JobState, Pass};
+use crate::job::{JobRow, JobState, Pass, TaskRow, TaskState};
 
 /// What an operator can do for a job that waits for one.
 pub fn next(job: &JobRow) -> Option<String> {
@@ -21,6 +21,13 @@ pub fn next(job: &JobRow) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Whether slices wait in a task that is otherwise through: those can be tried
+/// again. The slices of a task that is still gone through are tried at its end.
+pub fn has_parked(tasks: &[TaskRow]) -> bool {
+    let mut parked = tasks.iter().filter(|t| t.state == TaskState::Parked);
+    parked.any(|task| !task.blocked.is_empty())
 }
 
 /// The command that tries a kind of failures again, where it would do something.

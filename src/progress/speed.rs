@@ -33,7 +33,7 @@ pub struct Speed {
 
 impl Speed {
     /// Takes a look in, and tells the speed if it can. The first look of a
-    /// rewriting round is set against its begin.
+    /// rewriting round is set against its begin, if nothing has held it up since.
     pub fn look(&mut self, progress: &mut Progress, job: &JobRow, now: WallTime, boot: BootTime) {
         if self.round != progress.round {
             self.round = progress.round;
@@ -47,7 +47,7 @@ impl Speed {
         );
         let oldest = match self.seen.front() {
             Some(oldest) => Some(*oldest),
-            None if job.state == JobState::Rewriting => {
+            None if is_undisturbed(job) => {
                 let since = Duration::from_millis(now.unix_ms().saturating_sub(job.since_ms));
                 let begin = BootTime(boot.0.saturating_sub(since));
                 Some((begin, 0, 0, 0))
@@ -66,6 +66,10 @@ impl Speed {
         let Some((at, slices, messages, kms)) = oldest else {
             return;
         };
+        // What it did before it stood still says nothing.
+        if progress.waits.is_some() {
+            return;
+        }
         let took = boot.since(at).as_secs_f64();
         if took < 0.5 {
             return;
@@ -82,4 +86,16 @@ impl Speed {
         }
         progress.rates = Some(rates);
     }
+}
+
+/// Transitions from the record of a job to its first rewriting.
+const TO_REWRITING: u32 = 4;
+
+/// Whether it has been rewriting since it began to, without a pause, a block or a
+/// worker that died: then what it did since is its speed.
+fn is_undisturbed(job: &JobRow) -> bool {
+    job.state == JobState::Rewriting
+        && job.transitions <= TO_REWRITING
+        && job.token <= 1
+        && job.takeovers == 0
 }

@@ -195,6 +195,38 @@ fn a_job_that_somebody_asked_to_retry_is_not_at_an_end() {
 }
 
 #[test]
+fn the_first_look_tells_the_speed_only_of_a_round_that_nothing_has_held_up() {
+    let boot = BootTime(Duration::from_secs(5000));
+    let tasks = [task(TaskState::Open, 1024, 612, 0)];
+    let speed = |job: &JobRow| {
+        let mut progress = Progress::of(job, &tasks, &Timing::demo(), NOW);
+        Speed::default().look(&mut progress, job, NOW, boot);
+        (progress.rates.is_some(), progress.eta_s.is_some())
+    };
+    let job = job(JobState::Rewriting);
+    assert_eq!(speed(&job), (true, true));
+    // It was paused and let go on: its time in this state is not that of its work.
+    let mut resumed = job.clone();
+    resumed.transitions = 6;
+    assert_eq!(speed(&resumed), (false, false));
+    let mut taken_over = job.clone();
+    taken_over.token = 2;
+    assert_eq!(speed(&taken_over), (false, false));
+    let mut alone = job;
+    alone.lease = None;
+    assert_eq!(speed(&alone), (false, false), "no worker drives it");
+}
+
+#[test]
+fn what_is_tried_at_the_end_of_a_task_is_not_retried_by_command() {
+    assert!(has_parked(&[task(TaskState::Parked, 10, 8, 2)]));
+    assert!(!has_parked(&[
+        task(TaskState::Open, 10, 4, 2),
+        task(TaskState::Done, 10, 10, 0)
+    ]));
+}
+
+#[test]
 fn what_an_open_round_did_counts_before_its_end() {
     let tasks = [
         task(TaskState::Done, 512, 512, 0),

@@ -91,6 +91,8 @@ pub(super) struct Job {
     pub progress: Progress,
     pub heat: Vec<Row>,
     pub blocked: BTreeMap<String, Blocked>,
+    /// Whether some of those can be tried again by a command.
+    pub has_parked: bool,
     pub quarantined: Vec<QuarantineRow>,
     pub more_quarantined: bool,
     pub history: Vec<Transition>,
@@ -257,6 +259,7 @@ impl Source {
         Ok(Some(Job {
             heat: heat::map(&tasks, now.unix_ms()),
             blocked: blocked(&tasks),
+            has_parked: progress::has_parked(&tasks),
             quarantined,
             more_quarantined,
             history,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rekeyd::config::KmsKind;
-use rekeyd::doctor::State;
 use rekeyd::doctor::keys::{self, Asking};
+use rekeyd::doctor::{Check, State};
 use rekeyd::ids::{CmkArn, OrgId};
 use rekeyd::job::Mode;
 use rekeyd::kms::{CmkDescription, Dek, GeneratedKey, Kms, KmsError, SharedKms, Use, Wrapped};
@@ -92,6 +92,14 @@ impl Kms for Flawed {
 
 /// What the checks of a flawed KMS find wrong: the CMK and the words.
 async fn wrong(rig: &Rig, flaw: Option<Flaw>, mode: Mode) -> Vec<(String, String, String)> {
+    let found = checks(rig, flaw, mode).await.into_iter();
+    let wrong = found.filter(|check| check.state == State::Wrong);
+    wrong
+        .map(|check| (check.cmk.unwrap(), check.says, check.fix.unwrap()))
+        .collect()
+}
+
+async fn checks(rig: &Rig, flaw: Option<Flaw>, mode: Mode) -> Vec<Check> {
     let kms: SharedKms = match flaw {
         Some(flaw) => Arc::new(Flawed {
             kms: rig.kms.clone(),
@@ -114,11 +122,7 @@ async fn wrong(rig: &Rig, flaw: Option<Flaw>, mode: Mode) -> Vec<(String, String
         .unwrap();
     let mut found = Vec::new();
     for entered in &all {
-        for check in keys::check(&asking, entered).await {
-            if check.state == State::Wrong {
-                found.push((check.cmk.unwrap(), check.says, check.fix.unwrap()));
-            }
-        }
+        found.extend(keys::check(&asking, entered).await);
     }
     found
 }
@@ -161,6 +165,15 @@ async fn a_cmk_that_a_rekey_has_left_may_be_disabled() {
     rig.ring.disable(&rig.new).unwrap();
     // The active one is now the one that is new, and good.
     assert_eq!(wrong(&rig, None, Mode::Reencrypt).await, []);
+    // And nobody is told to enable what the verdict let them disable.
+    let left = checks(&rig, None, Mode::Reencrypt).await;
+    let fixes: Vec<_> = left
+        .iter()
+        .filter(|check| check.cmk.as_deref() == Some(rig.new.as_str()))
+        .filter_map(|check| check.fix.as_deref())
+        .collect();
+    assert!(!fixes.is_empty(), "{left:?}");
+    assert!(fixes.iter().all(|fix| !fix.contains("enable")), "{fixes:?}");
     rig.ring.disable(&rig.old).unwrap();
     let found = wrong(&rig, None, Mode::Reencrypt).await;
     assert_eq!(found.len(), 1, "{found:?}");

@@ -177,9 +177,16 @@ fn for_people(done: &Reconciled) -> String {
             );
         }
     }
-    if done.all_joined() {
-        text += "\n\nevery call that was judged has its record, and every record its call";
-    }
+    text += match (done.all_joined(), done.records_judged) {
+        (true, Some(_)) => {
+            "\n\nevery call that was judged has its record, and every record its call"
+        }
+        (true, None) => {
+            "\n\nevery call that was judged has its record. No record was judged: its call may \
+             not be delivered yet; ask again later, or with a smaller --slack"
+        }
+        (false, _) => "",
+    };
     text
 }
 

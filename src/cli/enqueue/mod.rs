@@ -62,10 +62,10 @@ struct Common {
     #[arg(long, default_value = "", value_name = "TEXT")]
     reason: String,
     /// Do not begin before this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     not_before: Option<jiff::Timestamp>,
     /// Do not begin at or after this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     not_after: Option<jiff::Timestamp>,
     /// Act only from these times on, for so long each: a cron expression of five
     /// fields, a time zone and a length.
@@ -171,12 +171,23 @@ fn window(text: &str) -> Result<Window, String> {
     let [cron @ .., zone, length] = words.as_slice() else {
         return Err("write such as `0 22 * * 1-5 Europe/Berlin 8h`".to_owned());
     };
-    let length = figures::parse_span(length)?.as_secs();
+    let length = figures::parse_span(length).map_err(|_| {
+        format!(
+            "the last word is how long it is open, and `{length}` is no span: write such as \
+             `0 22 * * 1-5 Europe/Berlin 8h`"
+        )
+    })?;
+    let length = length.as_secs();
     if length % 60 != 0 {
         return Err("a window is open for whole minutes".to_owned());
     }
     let minutes = u32::try_from(length / 60).unwrap_or(u32::MAX);
     Window::new(&cron.join(" "), zone, minutes)
+}
+
+fn time(text: &str) -> Result<jiff::Timestamp, String> {
+    let how = "write such as 2026-11-26T21:00:00Z, or with an offset: 2026-11-26T22:00+01:00";
+    text.parse().map_err(|_| how.to_owned())
 }
 
 /// Reads at most a little more than a message may have, so that a wrong file

@@ -13,6 +13,9 @@ use crate::cli::out::{self, Out};
 use crate::cli::report::Failure;
 use codes::{Explained, all};
 
+/// A code that is less like the one asked for was not meant.
+const ALIKE: f64 = 0.85;
+
 #[derive(clap::Args)]
 #[command(
     after_help = "A code is a word from an error, from `rekeyd failures` or from a refused message, \
@@ -73,7 +76,9 @@ fn find(asked: &str) -> Result<Vec<Explained>, Failure> {
         let near = |e: &Explained| strsim::jaro_winkler(&code, e.code);
         near(a).total_cmp(&near(b))
     });
-    let near = near.map_or(String::new(), |e| format!("did you mean `{}`? ", e.code));
+    let near = near
+        .filter(|e| strsim::jaro_winkler(&code, e.code) >= ALIKE)
+        .map_or(String::new(), |e| format!("did you mean `{}`? ", e.code));
     Err(
         Failure::new(Exit::NotFound, format!("there is no code `{asked}`"))
             .help(format!("{near}`rekeyd explain` lists all")),

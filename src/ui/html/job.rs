@@ -208,7 +208,7 @@ fn failures(job: &Job, now: WallTime) -> Markup {
                         }
                     }
                 }
-                @if let Some(retry) = again("blocked", blocked) {
+                @if let Some(retry) = again("blocked", job.has_parked) {
                     p { "When the cause is gone: " (command(&retry)) }
                 }
                 @if quarantined {
