@@ -51,6 +51,9 @@ use pace::RowPace;
 
 /// Slices read at once.
 const SLICES_IN_FLIGHT: usize = 64;
+/// The same at a given rate: many would share it, each be through late, and what
+/// is kept to go on from would stand still meanwhile.
+const PACED_IN_FLIGHT: usize = 4;
 const PAGE: PageLimit = PageLimit {
     rows: 500,
     bytes: 1 << 20,
@@ -260,9 +263,13 @@ impl Scan {
         mut progress: impl FnMut(&Reached),
     ) -> Result<Reached, TaskError> {
         let mut flying = FuturesOrdered::new();
+        let at_once = match self.pace {
+            Some(_) => PACED_IN_FLIGHT,
+            None => SLICES_IN_FLIGHT,
+        };
         let mut more = true;
         while more || !flying.is_empty() {
-            while more && flying.len() < SLICES_IN_FLIGHT {
+            while more && flying.len() < at_once {
                 match slices.next().await? {
                     Some(slice) => flying.push_back(self.slice(slice)),
                     None => more = false,

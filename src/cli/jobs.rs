@@ -140,12 +140,23 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
                     },
                     figures::time(job.since_ms),
                     job.request.what(),
-                    figures::printable(&job.why),
+                    why(job, now_ms),
                 ]
             }),
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// Why it is in its state, and until when it waits on purpose.
+fn why(job: &JobRow, now_ms: u64) -> String {
+    let why = figures::printable(&job.why);
+    match job.rests_until_ms(now_ms).filter(|at| *at > now_ms) {
+        Some(at) if job.state == JobState::Queued => {
+            format!("waits for {}: {why}", figures::time(at))
+        }
+        _ => why,
+    }
 }
 
 async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, Failure> {

@@ -126,6 +126,8 @@ async fn open(
                 text += &format!("\n  {cmk}");
             }
         }
+        text += "\n\nif a job was retired since the backup, bring the backup's data keys along, \
+                 written anew: the store has them no more";
         text += &format!(
             "\n\nnext: put the backup back, `rekeyd verify --org {org}`, rekey to a new CMK, then \
              rekeyd restore-window close {org} --reason …"

@@ -117,6 +117,28 @@ async fn retire(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
+/// How often it is said how far it is, on a terminal and elsewhere.
+const EVERY: Duration = Duration::from_secs(1);
+const EVERY_ELSEWHERE: Duration = Duration::from_secs(30);
+
+/// Says now and then how far it is. What cannot be read or said now is no reason to
+/// stop.
+async fn watch(context: &Context, book: &JobBook, id: JobId) -> std::convert::Infallible {
+    let live = context.out.is_live();
+    loop {
+        let pause = if live { EVERY } else { EVERY_ELSEWHERE };
+        context.clock.sleep(pause).await;
+        let Ok(Some(begun)) = book.retire_progress(id).await else {
+            continue;
+        };
+        let line = format!("{} gone", figures::count(begun.row.counts.rows(), "wrap"));
+        match live {
+            true => drop(out::redraw(&line)),
+            false => eprintln!("{line}"),
+        }
+    }
+}
+
 async fn delete(
     context: &Context,
     book: &JobBook,
@@ -142,14 +164,20 @@ async fn delete(
         let mut job = context::job(book, id).await?;
         let begun = format!("retire begun or taken up again by {who}: {reason}");
         book.note(&mut job, &who, &begun).await?;
-        let deleted = retire
-            .delete(rate, &audit, &why)
-            .await
-            .map_err(|error| match error {
-                RetireError::NotNow(why) => not_now(ready, &why),
-                RetireError::NotWhole(_) => not_whole(ready),
-                other => other.into(),
-            })?;
+        let deleting = retire.delete(rate, &audit, &why);
+        let deleted = tokio::select! {
+            biased;
+            deleted = deleting => deleted,
+            never = watch(context, book, id) => match never {},
+        }
+        .map_err(|error| match error {
+            RetireError::NotNow(why) => not_now(ready, &why),
+            RetireError::NotWhole(_) => not_whole(ready),
+            other => other.into(),
+        })?;
+        if context.out.is_live() {
+            out::redraw("")?;
+        }
         killpoint::reach("retire_before_end");
         let said = format!("by {who}: {reason}; {} deleted", counted(&deleted));
         let act = Act {

@@ -13,7 +13,9 @@ use crate::cli::report::Failure;
 use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
-use crate::job::{JobBook, JobMessage, JobRow, JobState, SetAside, TaskRow, is_free};
+use crate::job::{
+    JobBook, JobMessage, JobRow, JobState, RetireProgress, SetAside, TaskRow, is_free,
+};
 use crate::progress::{self, Progress, Speed, throttles};
 use crate::queue::SharedQueue;
 use crate::registry::{Registry, Timing};
@@ -94,11 +96,17 @@ impl<'a> Status<'a> {
         let tasks = context::tasks(&self.book, &job).await?;
         let progress = self.progress(&job, &tasks, &mut Speed::default()).await?;
         let so_far = job.so_far(&tasks);
-        self.context
-            .out
-            .show(&self.for_programs(&job, &so_far, &progress), || {
-                self.for_people(&job, &so_far, &progress)
-            })?;
+        let retiring = self.retiring(&job).await?;
+        self.context.out.show(
+            &self.for_programs(&job, &so_far, &progress, &retiring),
+            || {
+                let mut text = self.for_people(&job, &so_far, &progress);
+                if let Some(begun) = &retiring {
+                    text += &format!("\n{}", cut_short(&job, begun));
+                }
+                text
+            },
+        )?;
         Ok(Exit::Done)
     }
 
@@ -235,7 +243,8 @@ impl<'a> Status<'a> {
         screen.end_line()?;
         let tasks = context::tasks(&self.book, job).await?;
         let progress = self.progress(job, &tasks, &mut Speed::default()).await?;
-        let programs = self.for_programs(job, &job.so_far(&tasks), &progress);
+        let retiring = self.retiring(job).await?;
+        let programs = self.for_programs(job, &job.so_far(&tasks), &progress, &retiring);
         self.context.out.show(&programs, || last_words(job))?;
         let left_behind = job.copy.as_ref().map_or(0, |copy| copy.left_behind);
         Ok(match job.state {
@@ -250,7 +259,22 @@ impl<'a> Status<'a> {
         })
     }
 
-    fn for_programs(&self, job: &JobRow, so_far: &JobRow, progress: &Progress) -> Value {
+    /// How far a retire is that has begun and not ended.
+    async fn retiring(&self, job: &JobRow) -> Result<Option<RetireProgress>, Failure> {
+        if job.state != JobState::Drained {
+            return Ok(None);
+        }
+        let begun = self.book.retire_progress(job.request.job_id()).await?;
+        Ok(begun.map(|begun| begun.row))
+    }
+
+    fn for_programs(
+        &self,
+        job: &JobRow,
+        so_far: &JobRow,
+        progress: &Progress,
+        retiring: &Option<RetireProgress>,
+    ) -> Value {
         let now_ms = self.context.clock.wall().unix_ms();
         let driven_by = job.lease.as_ref().filter(|_| !is_free(job, now_ms));
         json!({
@@ -270,6 +294,9 @@ impl<'a> Status<'a> {
             "rewriting": job.rewriting, "proof": job.proof, "effort": job.effort,
             "takeovers": job.takeovers, "verdict": job.verdict,
             "set_aside": job.set_aside, "retired": job.retired,
+            "retiring": retiring.as_ref().map(|begun| json!({
+                "begun_ms": begun.begun_ms, "deleted": begun.counts,
+            })),
         })
     }
 
@@ -367,6 +394,16 @@ impl<'a> Status<'a> {
     }
 }
 
+/// A retire that is under way, or that was cut short.
+fn cut_short(job: &JobRow, begun: &RetireProgress) -> String {
+    let (id, org) = (job.request.job_id(), job.request.org());
+    format!(
+        "retiring    begun at {}, {} gone; if nothing runs any more: rekeyd retire {id} --confirm {org}",
+        figures::time(begun.begun_ms),
+        figures::count(begun.counts.rows(), "wrap")
+    )
+}
+
 /// The old keys of a drained rekey.
 fn set_aside(aside: &SetAside) -> String {
     let mut text = format!(
@@ -462,7 +499,8 @@ impl<'s, 'a> Screen<'s, 'a> {
         let tasks = context::tasks(&status.book, job).await?;
         let progress = status.progress(job, &tasks, &mut self.speed).await?;
         if status.context.out.is_json() {
-            let programs = status.for_programs(job, &job.so_far(&tasks), &progress);
+            let retiring = status.retiring(job).await?;
+            let programs = status.for_programs(job, &job.so_far(&tasks), &progress, &retiring);
             return out::line(&programs.to_string());
         }
         let line = progress.line(job);

@@ -68,10 +68,11 @@ impl Bench {
         output.status.code().unwrap()
     }
 
-    /// A command under way.
-    pub fn spawn(&self, arguments: &[&str]) -> Child {
+    /// A command under way; what it says goes to a file of this name.
+    pub fn spawn(&self, arguments: &[&str], said: &str) -> Child {
         let mut command = self.command(arguments);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let said = std::fs::File::create(self.dir().join(said)).unwrap();
+        command.stdout(said.try_clone().unwrap()).stderr(said);
         command.spawn().unwrap()
     }
 

@@ -347,6 +347,8 @@ fn a_closed_window_holds_a_job_and_the_status_says_until_when() {
     assert_eq!(UTC.to_datetime(opens).hour(), hour);
     let shown = b.run(DONE, &["status", &held]);
     assert!(shown.contains("its window is closed until"), "{shown}");
+    let listed = b.run(DONE, &["jobs"]);
+    assert!(listed.contains("waits for 2"), "{listed}");
     b.run(DONE, &["cancel", &held, "--reason", "a test"]);
     worker.stop();
     for window in [

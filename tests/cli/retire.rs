@@ -136,6 +136,13 @@ fn a_death_in_the_middle_is_gone_on_from_and_counted_once() {
         b.unset("REKEYD_KILL_AT");
         let shown = b.json(DONE, &["status", &job, "--wait"]);
         assert_eq!(shown["state"], "drained", "{point}");
+        // Counted before they go, so that nothing is counted twice.
+        assert_eq!(shown["retiring"]["deleted"], found, "{point}");
+        let said = b.run(DONE, &["status", &job]);
+        let next = format!("rekeyd retire {job} --confirm acme");
+        assert!(said.contains("gone") && said.contains(&next), "{said}");
+        let history = b.run(DONE, &["history", &job]);
+        assert!(history.contains("retire begun"), "{history}");
         let done = b.json(DONE, &["retire", &job, "--confirm", "acme"]);
         assert_eq!(done["deleted"], found, "{point}");
         assert_eq!(wraps(&b, &old), json!(null), "{point}");

@@ -10,6 +10,8 @@ use super::{BAD_DATA, CONFLICT, DONE, KMS_REFUSED, MUST_NOT_DISABLE, NOT_FOUND, 
 /// Hours that have two messages each: as many slices.
 const HOURS: u64 = 40;
 const INTERRUPTED: i32 = 130;
+/// What a command under way says.
+const SAID: &str = "said.txt";
 
 /// An organization with one message twice an hour, in one channel.
 fn hourly() -> (Bench, String, String) {
@@ -63,7 +65,7 @@ fn stopped_half_way(b: &Bench, signal: rustix::process::Signal) -> std::process:
         "--resume",
         "scan.json",
     ];
-    let mut child = b.spawn(&slow);
+    let mut child = b.spawn(&slow, SAID);
     let file = b.dir().join("scan.json");
     let slices = |file: &std::path::Path| {
         let kept: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
@@ -76,7 +78,10 @@ fn stopped_half_way(b: &Bench, signal: rustix::process::Signal) -> std::process:
             begun.elapsed() < Duration::from_secs(60),
             "nothing was kept"
         );
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        if let Some(status) = child.try_wait().unwrap() {
+            let said = std::fs::read_to_string(b.dir().join(SAID)).unwrap_or_default();
+            panic!("it ended by itself, {status}, after {before} slices: {said}");
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
     let pid = rustix::process::Pid::from_child(&child);
