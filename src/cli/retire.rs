@@ -15,6 +15,7 @@ use crate::cli::report::{self, Failure};
 use crate::ids::JobId;
 use crate::job::{
     Activated, BookError, JobBook, JobRow, JobState, RekeyRequest, RetireCounts, Retired, SetAside,
+    SliceId,
 };
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
@@ -87,7 +88,7 @@ async fn retire(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
         .map_err(|why| not_now(&ready, &why))?;
     let survey = retire.survey().await?;
     if !survey.found.is_whole() {
-        return Err(not_whole(&ready));
+        return Err(not_whole(&ready, None));
     }
     let programs = |state: JobState, deleted: Option<&RetireCounts>| {
         for_programs(id, &ready, &survey, state, deleted)
@@ -131,7 +132,10 @@ async fn watch(context: &Context, book: &JobBook, id: JobId) -> std::convert::In
         let Ok(Some(begun)) = book.retire_progress(id).await else {
             continue;
         };
-        let line = format!("{} gone", figures::count(begun.row.counts.rows(), "wrap"));
+        let line = format!(
+            "{} gone or about to go",
+            figures::count(begun.row.counts.rows(), "wrap")
+        );
         match live {
             true => drop(out::redraw(&line)),
             false => eprintln!("{line}"),
@@ -172,7 +176,7 @@ async fn delete(
         }
         .map_err(|error| match error {
             RetireError::NotNow(why) => not_now(ready, &why),
-            RetireError::NotWhole(_) => not_whole(ready),
+            RetireError::NotWhole(slice) => not_whole(ready, Some(&slice)),
             other => other.into(),
         })?;
         if context.out.is_live() {
@@ -336,9 +340,11 @@ fn not_now(ready: &Ready, why: &NotNow) -> Failure {
     }
 }
 
-fn not_whole(ready: &Ready) -> Failure {
+fn not_whole(ready: &Ready, slice: Option<&SliceId>) -> Failure {
     let org = &ready.request.org;
-    let what = format!("not every cell of {org} is as it should be, so nothing more is deleted");
+    let at = slice.map_or(String::new(), |slice| format!(" (first in slice {slice})"));
+    let what =
+        format!("not every cell of {org} is as it should be{at}, so nothing more is deleted");
     Failure::new(Exit::BadData, what)
         .help(format!("`rekeyd verify --org {org}` says which and why"))
 }

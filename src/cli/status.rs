@@ -398,7 +398,7 @@ impl<'a> Status<'a> {
 fn cut_short(job: &JobRow, begun: &RetireProgress) -> String {
     let (id, org) = (job.request.job_id(), job.request.org());
     format!(
-        "retiring    begun at {}, {} gone; if nothing runs any more: rekeyd retire {id} --confirm {org}",
+        "retiring    begun at {}, {} gone or about to go; if nothing runs any more: rekeyd retire {id} --confirm {org}",
         figures::time(begun.begun_ms),
         figures::count(begun.counts.rows(), "wrap")
     )
