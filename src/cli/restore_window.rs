@@ -106,12 +106,15 @@ async fn open(
     let row = opened?;
 
     let left = left_cmks(&registry, org).await?;
+    let asides = context.book().await?.set_asides_of(org).await?;
+    let aside_until = asides.first().map(|(_, until_ms)| *until_ms);
     let timing = registry.timing().await?;
     let follow_ms = timing.status_time_ms;
     let programs = json!({
         "org": org, "floor": floor, "cell_floor": row.cell_floor, "wrap_floor": row.wrap_floor,
         "opened_by": window.opened_by, "opened_ms": window.opened_ms, "reason": reason,
         "readers_follow_within_ms": follow_ms, "left_cmks": left,
+        "set_aside_until_ms": aside_until,
     });
     context.out.show(&programs, || {
         let mut text = format!(
@@ -126,8 +129,16 @@ async fn open(
                 text += &format!("\n  {cmk}");
             }
         }
-        text += "\n\nif a job was retired since the backup, bring the backup's data keys along, \
-                 written anew: the store has them no more";
+        text += "\n\nif a job was retired since the backup, the store has the backup's data keys no more";
+        text += &match aside_until {
+            Some(until) => format!(
+                ". Until {} they are set aside: cells alone are enough, and can be read once a job \
+                 of mode reencrypt has rewritten them. After that bring the data keys along, written \
+                 anew",
+                figures::time(until)
+            ),
+            None => ": bring them along, written anew".to_owned(),
+        };
         text += &format!(
             "\n\nnext: put the backup back, `rekeyd verify --org {org}`, rekey to a new CMK, then \
              rekeyd restore-window close {org} --reason …"

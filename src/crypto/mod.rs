@@ -9,11 +9,13 @@
 //! | `expiry` | messages that vanish: what the header says and what the store is told |
 //! | `key_row` | one wrap of one data key, as stored |
 //! | `open` | the checks around opening, in their order |
+//! | `aside` | an old data key, sealed with another to be kept for a time |
 //! | `error` | why a cell or a key is not trusted, each reason with its code |
 //!
 //! All of it is pure: no clock, no I/O, no log. Time and randomness are
 //! arguments; the only randomness taken here is the seed of a [`NonceSource`].
 
+pub mod aside;
 pub mod cell;
 pub mod expiry;
 pub mod open;

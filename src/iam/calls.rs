@@ -49,7 +49,8 @@ impl Role {
     /// canaries), `pipeline/unwrap.rs` (Decrypt, GenerateDataKey),
     /// `pipeline/rewrap.rs` (ReEncrypt from each CMK to a new one, and of each
     /// new wrap onto its own CMK as the proof), `set_aside/fill.rs` (the same
-    /// calls for old keys, by the job's mode), `worker/drive.rs` (DescribeKey
+    /// calls for old keys, by the job's mode), `pipeline/aside.rs` (Decrypt of
+    /// what those were sealed with), `worker/drive.rs` (DescribeKey
     /// of the old CMK for the verdict), `worker/drift.rs` (GetKeyPolicy),
     /// `verify.rs` (the verifier).
     pub(super) fn rights(self) -> Rights {

@@ -23,6 +23,7 @@
 //! costs calls to the KMS. Memory is bounded by the bytes of cells in flight,
 //! whatever a partition holds.
 
+mod aside;
 mod checkpoint;
 mod compare;
 mod copy;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::ids::{ChannelId, Hour, OrgId, RecordId};
-use crate::job::{Counts, Effort, SliceId, TaskRow, TaskState};
+use crate::ids::{ChannelId, Hour, JobId, OrgId, RecordId};
+use crate::job::{Counts, Effort, JobBook, SliceId, TaskRow, TaskState};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::work::SliceTicket;
 use crate::pipeline::{TaskError, TaskRun};
@@ -23,10 +23,17 @@ const PAGE: usize = 1000;
 
 /// Walks the slices of an organization, or of one channel of it, in order,
 /// channel by channel.
+///
+/// While a window for a backup is open, these are also the hours whose keys a
+/// rekey has set aside: a retire may have deleted the last key row of an hour that
+/// was empty, and cells that come back there are found by nothing else.
 pub struct SliceWalk {
     store: SharedStore,
     registry: Registry,
     org: OrgId,
+    /// Jobs that have set keys aside, if a window is open; read before the first
+    /// slice.
+    asides: Option<Vec<JobId>>,
     only: Option<ChannelId>,
     channel: Option<ChannelId>,
     in_channel: bool,
@@ -49,6 +56,7 @@ impl SliceWalk {
             store,
             registry,
             org,
+            asides: None,
             only,
             in_channel: channel.is_some(),
             channel,
@@ -91,14 +99,43 @@ impl SliceWalk {
         }
     }
 
+    /// Jobs whose keys may be the only trace of an hour.
+    async fn asides(&mut self) -> Result<Vec<JobId>, TaskError> {
+        if let Some(asides) = &self.asides {
+            return Ok(asides.clone());
+        }
+        let clock = self.registry.clock();
+        let org = patiently(clock, || self.registry.org(&self.org)).await?;
+        let asides = match org.restore_window {
+            None => Vec::new(),
+            Some(_) => {
+                let book = JobBook::new(self.store.clone(), clock.clone());
+                let asides = patiently(clock, || book.set_asides_of(&self.org)).await?;
+                asides.into_iter().map(|(job, _)| job).collect()
+            }
+        };
+        self.asides = Some(asides.clone());
+        Ok(asides)
+    }
+
     async fn next_page(&mut self, channel: &ChannelId) -> Result<(), TaskError> {
-        let names = patiently(self.registry.clock(), || {
-            let (group, after) = (channel.as_str(), self.after.as_deref());
-            let limit = self.listed_at_once;
+        let asides = self.asides().await?;
+        let clock = self.registry.clock();
+        let (after, limit) = (self.after.as_deref(), self.listed_at_once);
+        let mut names = patiently(clock, || {
+            let group = channel.as_str();
             self.store
                 .list_slices(&self.org, Kind::Message, group, after, limit)
         })
         .await?;
+        for job in asides {
+            let book = JobBook::new(self.store.clone(), clock.clone());
+            names.extend(patiently(clock, || book.aside_hours(job, channel, after, limit)).await?);
+        }
+        // Each list is whole up to its last name, so the first `limit` of all are.
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(limit);
         self.in_channel = names.len() == self.listed_at_once;
         self.after = names.last().cloned();
         let mut slices = Vec::with_capacity(names.len());

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
-use crate::crypto::{KeyId, KeyRowBody, MessageLocus, scope_fits};
+use crate::crypto::{CellError, KeyId, KeyRowBody, MessageLocus, scope_fits};
 use crate::ids::CmkArn;
 use crate::job::{Effort, Pass};
 use crate::killpoint;
 use crate::kms::codes::Side;
 use crate::kms::{CmkState, KmsClass, KmsError};
+use crate::pipeline::aside::{self, Aside};
 use crate::pipeline::parking::Canary;
 use crate::pipeline::unwrap::{self, KeyFault};
 use crate::pipeline::work::{Page, Tally, key_ids};
@@ -86,7 +87,10 @@ async fn one_key(
     let rows = keys.rows(task, Some(id)).await?;
     let row = match wraps::choose(task, &rows, &page.view, id).await? {
         Ok(row) => row,
-        Err(error) => return Ok(Err(error.into())),
+        Err(error) => match put_back(task, page, id, error).await? {
+            Ok(row) => row,
+            Err(error) => return Ok(Err(error.into())),
+        },
     };
     let asked = MessageLocus {
         org: &task.org,
@@ -102,6 +106,29 @@ async fn one_key(
     };
     answers.insert(id, answer.clone());
     Ok(answer)
+}
+
+/// Puts a row that is gone back as a rewrap has set it aside, and goes on with it.
+/// What a re-encryption has set aside cannot be used here: it takes a Decrypt.
+async fn put_back(
+    task: &TaskRun,
+    page: &Page,
+    id: KeyId,
+    error: CellError,
+) -> Result<Result<KeyRowBody, CellError>, TaskError> {
+    let CellError::KeyRowMissing(_) = error else {
+        return Ok(Err(error));
+    };
+    let slice = &page.tally.slice;
+    let row = match aside::find(task, &page.view, slice.id.hour, id).await? {
+        Ok(Aside::Wrapped(row)) => row,
+        Ok(Aside::Sealed(_)) => return Ok(Err(error)),
+        Err(error) => return Ok(Err(error)),
+    };
+    if slice.keys.insert(task, &row).await? {
+        aside::note(task, &page.view, slice.id.hour, id);
+    }
+    Ok(Ok(row))
 }
 
 async fn wrap_anew(

@@ -15,6 +15,7 @@ use crate::job::{Effort, Mode, Pass};
 use crate::keys::SliceKeys;
 use crate::killpoint;
 use crate::kms::{KmsClass, KmsError};
+use crate::pipeline::aside::{self, Aside};
 use crate::pipeline::parking::Canary;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::work::{Blocked, Cell, OpenablePage, Page, Tally, key_ids};
@@ -43,7 +44,7 @@ impl From<CellError> for KeyFault {
 }
 
 /// An opened key, or why there is none; or a failure of the task itself.
-type Opened = Result<Result<Arc<CellKey>, KeyFault>, TaskError>;
+pub(super) type Opened = Result<Result<Arc<CellKey>, KeyFault>, TaskError>;
 
 /// The data keys of one slice at one address, opened once and kept until the
 /// slice is done. A copy has a ring for each place that it reads or writes.
@@ -260,6 +261,14 @@ async fn open_key(
     let rows = state.rows.clone().unwrap_or_default();
     let row = match wraps::choose(task, &rows, view, id).await? {
         Ok(row) => row,
+        Err(CellError::KeyRowMissing(_)) => match aside::find(task, view, ring.hour, id).await? {
+            Ok(Aside::Sealed(sealed)) => return sealed.open(task, view, effort).await,
+            Ok(Aside::Wrapped(row)) => {
+                aside::note(task, view, ring.hour, id);
+                row
+            }
+            Err(error) => return Ok(Err(error.into())),
+        },
         Err(error) => return Ok(Err(error.into())),
     };
     let asked = MessageLocus {
@@ -279,7 +288,7 @@ async fn open_key(
 }
 
 /// Unwraps the key of a row and checks that it is the one the row commits to.
-async fn unwrap_row(
+pub(super) async fn unwrap_row(
     task: &TaskRun,
     row: &KeyRowBody,
     named: &KeyId,

@@ -10,6 +10,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::OnceCell;
 
 use crate::audit::{Record, RecordType};
+use crate::crypto::aside::{self, Bundle};
 use crate::crypto::{
     CellKey, KeyId, KeyRowBody, MessageLocus, NonceSource, check_commitment, scope_fits,
 };
@@ -25,7 +26,6 @@ use crate::pipeline::plan::SliceWalk;
 use crate::pipeline::{Shared, TaskError, patiently};
 use crate::registry::{AllowList, ChannelRow};
 use crate::scope::Scope;
-use crate::set_aside::seal::{self, Bundle};
 use crate::store::{Applied, SliceKey, StoreError, StoreErrorClass};
 
 /// Slices whose keys are opened at once. The KMS has a budget of its own.
@@ -407,7 +407,7 @@ impl Going<'_> {
             key_id: id,
         };
         Ok(
-            match seal::seal(with, fill.epoch, &bundle, row, dek, nonces) {
+            match aside::seal(with, fill.epoch, &bundle, row, dek, nonces) {
                 Ok(cell) => Ok(AsideKey::Sealed {
                     commitment_hex: row.commitment.to_string(),
                     scope_hex: hex::encode(row.scope.to_bytes()),

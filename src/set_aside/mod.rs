@@ -13,19 +13,17 @@
 //! opened, because the customer revoked it or because its row is bad, does not
 //! hold the job: it is counted with its reason, and a retire leaves it where it
 //! is. What is set aside is deleted by the workers when its time is over, retired
-//! or not: else the old keys would be there for ever under the new CMK.
+//! or not: else the old keys would be there for ever under the new CMK. Until then
+//! a task that rewrites uses it where a cell names a key that has no row any more
+//! (`pipeline/aside.rs`); readers do not.
 //!
 //! | file | what |
 //! |---|---|
-//! | `seal` | one key sealed and opened again; pure |
 //! | `fill` | sets a job's old keys aside, resumable |
 //! | `sweep` | deletes what has been set aside for long enough |
 
 mod fill;
-mod seal;
 mod sweep;
-
-pub use seal::{Bundle, open};
 
 pub(crate) use fill::{Fill, Filled};
 pub(crate) use sweep::sweep;

@@ -2,21 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rekeyd::clock::WriteTime;
+use rekeyd::crypto::aside::{self, Bundle};
 use rekeyd::crypto::{CellKey, Commitment, KeyId, KeyRowBody};
 use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
-use rekeyd::ids::{CmkArn, JobId};
+use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, RecordId};
 use rekeyd::job::{AsideKey, JobState, Mode, RetireCounts, SliceId};
+use rekeyd::kms::local::{DenyRule, NewKey, Permission};
 use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::pipeline::plan::SliceWalk;
 use rekeyd::registry::RestoreWindow;
 use rekeyd::retire::{Kept, NotNow, Retire, RetireError, Survey};
 use rekeyd::scope::Scope;
-use rekeyd::set_aside::{self, Bundle};
-use rekeyd::store::{KeyRow, SliceKey};
+use rekeyd::store::{CellWrite, KeyRow, SliceKey};
 use rekeyd::verify::Scan;
 use rekeyd::wiring;
 
+use crate::holding::{cells, write};
 use crate::rig::{Rig, short_waits};
 
 const SLICES: u64 = 5;
@@ -148,7 +151,7 @@ async fn opened(rig: &Rig, job: JobId, slice: &SliceId, id: KeyId) -> Option<Key
             hex::decode_to_slice(commitment_hex, &mut commitment).unwrap();
             let scope = Scope::from_bytes(&hex::decode(scope_hex).unwrap()).unwrap();
             let sealed = hex::decode(cell_hex).unwrap();
-            let key = set_aside::open(&with, &bundle, &scope, &Commitment(commitment), &sealed);
+            let key = aside::open(&with, &bundle, &scope, &Commitment(commitment), &sealed);
             Some(key.unwrap().key_id())
         }
     }
@@ -285,6 +288,190 @@ async fn nothing_goes_while_readers_may_need_it() {
     for slice in slices(&rig).await {
         let rows = keys(&rig, &slice).await;
         assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
+    }
+}
+
+/// A message of an hour that stood empty when its keys were retired, put back as a
+/// backup does: the bytes of then, and no key row.
+struct PutBack {
+    rig: Rig,
+    channel: ChannelId,
+    hour: Hour,
+    record: RecordId,
+}
+
+const TEXT: &[u8] = b"it was lost";
+
+impl PutBack {
+    async fn after(mode: Mode) -> Self {
+        let (rig, slice, _) = filled().await;
+        let (channel, record) = (slice.channel, RecordId::new(b"lost".to_vec()).unwrap());
+        let hour = Hour::of_unix_seconds(1_500_000_000).unwrap();
+        let view = rig.registry.view(&rig.org, &channel).await.unwrap();
+        let at = WriteTime(rig.clock.wall().0);
+        write(&rig, &view, hour, &record, TEXT, at, None).await;
+        let partition = view.partition(hour);
+        let cell = cells(&rig, &partition).await.remove(0).cell;
+        let deleted = rig
+            .store
+            .delete_cell(&partition, &record, WriteTime(at.0 + 1));
+        deleted.await.unwrap();
+
+        let job = drained(&rig, mode).await;
+        let retire = retire(&rig, job, mode).await;
+        assert_eq!(
+            delete(&rig, &retire).await.unwrap().keys,
+            2 + own_keys(mode)
+        );
+        let slice = SliceId {
+            channel: channel.clone(),
+            hour,
+        };
+        assert!(keys(&rig, &slice).await.is_empty());
+        assert!(!slices(&rig).await.contains(&slice), "nothing leads to it");
+        let window = RestoreWindow {
+            floor: Epoch::ZERO,
+            opened_by: "test".to_owned(),
+            opened_ms: 1,
+            reason: "a backup".to_owned(),
+        };
+        let open = rig.registry.open_restore_window(&rig.org, &window);
+        open.await.unwrap();
+        let put_back = [CellWrite {
+            record: record.clone(),
+            cell: cell.into(),
+            write_time: WriteTime(at.0 + 2),
+            ttl_s: 0,
+        }];
+        let written = rig.store.write_cells(&partition, &put_back);
+        written.await.unwrap();
+        assert!(slices(&rig).await.contains(&slice));
+        rig.ring.disable(&rig.old).unwrap();
+        Self {
+            rig,
+            channel,
+            hour,
+            record,
+        }
+    }
+
+    async fn third(&self) -> CmkArn {
+        let unlock = wiring::unlock(&self.rig.config);
+        let key = self.rig.ring.create_key(&unlock, &NewKey::default());
+        let third = key.unwrap();
+        self.rig.allow(&third).await;
+        third
+    }
+
+    /// What a reader gets, or the code of its error.
+    async fn read(&self) -> Result<Vec<u8>, &'static str> {
+        let why = Use::new(ReasonCode::MessageRead, "test");
+        let client = self.rig.client().await;
+        let org = client.organization(&self.rig.org);
+        let channel = org.channel(&self.rig.workspace, &self.channel);
+        let read = channel.read(self.hour, &self.record, &why).await;
+        read.map(|message| message.unwrap().text().to_vec())
+            .map_err(|error| error.code())
+    }
+
+    async fn is_audited(&self) -> bool {
+        self.rig.audit.durable().await.unwrap();
+        let mut files = std::fs::read_dir(&self.rig.config.audit.dir).unwrap();
+        files.any(|file| {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            text.contains(r#""action":"set_aside_used""#)
+        })
+    }
+
+    /// What a scan finds wrong, by code.
+    async fn wrong(&self) -> Vec<String> {
+        let (store, clock) = (self.rig.store.clone(), self.rig.clock.clone());
+        let (kms, org) = (Some(self.rig.kms.clone()), self.rig.org.clone());
+        let scan = Scan::new(store, clock, kms, org, None).await.unwrap();
+        let found = scan.run(|_| {}).await.unwrap();
+        assert_eq!(found.cells, 20 * SLICES + 1);
+        found.quarantined.keys().map(ToString::to_string).collect()
+    }
+}
+
+/// Keys of the filled store that only the old CMK opens after a job.
+fn own_keys(mode: Mode) -> u64 {
+    match mode {
+        Mode::Reencrypt => SLICES,
+        Mode::Rewrap => 0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i10_what_comes_back_after_a_retire_is_rewritten_with_what_was_set_aside() {
+    for (first, second) in [
+        (Mode::Reencrypt, Mode::Reencrypt),
+        (Mode::Rewrap, Mode::Rewrap),
+        (Mode::Rewrap, Mode::Reencrypt),
+    ] {
+        let back = PutBack::after(first).await;
+        let rig = &back.rig;
+        assert_eq!(back.read().await, Err("key_row_missing"));
+        assert_eq!(back.wrong().await, ["key_row_missing"]);
+        let third = back.third().await;
+        let worker = rig.worker().await;
+        let job = rig.enqueue(rig.request(&third, second)).await;
+        rig.wait_state(job, JobState::Drained).await;
+        worker.stop().await;
+        rig.ring.disable(&rig.new).unwrap();
+        assert_eq!(back.wrong().await, [""; 0], "{first:?} {second:?}");
+        assert_eq!(back.read().await.as_deref(), Ok(TEXT));
+        rig.registry.close_restore_window(&rig.org).await.unwrap();
+        assert_eq!(back.read().await.as_deref(), Ok(TEXT));
+        assert!(back.is_audited().await);
+    }
+}
+
+/// A rewrap may not decrypt, so it cannot open what a re-encryption sealed. It says
+/// what is missing, and the verdict is not good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewrap_leaves_what_only_a_reencryption_can_bring_back() {
+    let back = PutBack::after(Mode::Reencrypt).await;
+    let rig = &back.rig;
+    let third = back.third().await;
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&third, Mode::Rewrap)).await;
+    let row = rig.wait_state(job, JobState::Blocked).await;
+    assert!(row.verdict.unwrap().contains("must not be disabled"));
+    assert_eq!(back.wrong().await, ["key_row_missing"]);
+    let next = back.third().await;
+    let job = rig.enqueue(rig.request(&next, Mode::Reencrypt)).await;
+    rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    assert_eq!(back.read().await.as_deref(), Ok(TEXT));
+}
+
+/// Revoking works on this way as on any other: on the key that it is sealed with
+/// (the channel), and on the key that the new cell needs (the hour).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_revoked_does_not_come_back_by_what_was_set_aside() {
+    for (key, value) in [("kind", "set_aside"), ("hour", "2017-07-14T02")] {
+        let back = PutBack::after(Mode::Reencrypt).await;
+        let rig = &back.rig;
+        let third = back.third().await;
+        let rule = DenyRule {
+            id: "revoked".to_owned(),
+            cmks: Vec::new(),
+            permissions: vec![Permission::Decrypt, Permission::GenerateDataKey],
+            context: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+            callers: Vec::new(),
+            reason: "the customer said so".to_owned(),
+        };
+        rig.ring.add_deny(rule).unwrap();
+        let worker = rig.worker().await;
+        let job = rig.enqueue(rig.request(&third, Mode::Reencrypt)).await;
+        let row = rig.wait_state(job, JobState::Blocked).await;
+        assert_eq!(row.blocked_slices, 1, "{key}");
+        assert_eq!(back.read().await, Err("key_row_missing"), "{key}");
+        rig.ring.remove_deny("revoked").unwrap();
+        rig.wait_state(job, JobState::Drained).await;
+        worker.stop().await;
+        assert_eq!(back.read().await.as_deref(), Ok(TEXT), "{key}");
     }
 }
 

@@ -512,8 +512,9 @@ const QUARANTINED: &[Words] = &[
     [
         "key_row_missing",
         "the key that the cell names has no row",
-        "a key row was deleted, or the cell comes from elsewhere",
-        "restore the key row from a backup",
+        "a key row was deleted, or the cell comes from elsewhere, as a backup from before a retire",
+        "if a retire deleted it less than 90 days ago, the next rekey opens the cell with what was \
+         set aside; else restore the key row from a backup",
     ],
     [
         "key_row_malformed",

@@ -135,6 +135,39 @@ impl JobBook {
         Ok(rows.iter().filter_map(|row| key_address(&row.id)).collect())
     }
 
+    /// Hours of a channel that have keys set aside, ascending, from just after
+    /// `after`, at most `limit`.
+    pub(crate) async fn aside_hours(
+        &self,
+        job: JobId,
+        channel: &ChannelId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, BookError> {
+        let partition = of_channel(job, channel);
+        let mut hours: Vec<String> = Vec::new();
+        let mut seen = after.map(past_hour);
+        loop {
+            let rows = self
+                .store
+                .control_list(TABLE, &partition, "", seen.as_deref(), limit)
+                .await?;
+            for (hour, _) in rows.iter().filter_map(|row| key_address(&row.id)) {
+                let hour = hour.to_string();
+                if hours.last() != Some(&hour) {
+                    hours.push(hour);
+                }
+            }
+            if rows.len() < limit || hours.len() >= limit {
+                hours.truncate(limit);
+                return Ok(hours);
+            }
+            // Other keys of an hour that is known need not be read.
+            let known = hours.last().map(|hour| past_hour(hour));
+            seen = rows.last().map(|row| row.id.clone()).max(known);
+        }
+    }
+
     /// One key that is set aside.
     pub async fn aside_key(
         &self,
@@ -189,17 +222,32 @@ impl JobBook {
         &self,
         now_ms: u64,
     ) -> Result<Vec<(u64, OrgId, JobId)>, BookError> {
+        let mut ended = self.set_asides().await?;
+        ended.retain(|(until_ms, _, _)| *until_ms <= now_ms);
+        Ok(ended)
+    }
+
+    /// Jobs of an organization that have set keys aside, and until when, Unix
+    /// milliseconds; the last to end first.
+    pub async fn set_asides_of(&self, org: &OrgId) -> Result<Vec<(JobId, u64)>, BookError> {
+        let all = self.set_asides().await?.into_iter();
+        let mut own: Vec<(JobId, u64)> = all
+            .filter(|(_, of, _)| of == org)
+            .map(|(until_ms, _, job)| (job, until_ms))
+            .collect();
+        own.sort_by_key(|(_, until_ms)| std::cmp::Reverse(*until_ms));
+        Ok(own)
+    }
+
+    async fn set_asides(&self) -> Result<Vec<(u64, OrgId, JobId)>, BookError> {
         let rows = self.list_raw(TABLE, UNTIL, "").await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                let (until, rest) = row.id.split_once('/')?;
-                let (org, job) = rest.rsplit_once('/')?;
-                let until_ms: u64 = until.parse().ok()?;
-                Some((until_ms, OrgId::new(org).ok()?, job.parse().ok()?))
-            })
-            .filter(|(until_ms, _, _)| *until_ms <= now_ms)
-            .collect())
+        let parts = |row: &ControlRow| {
+            let (until, rest) = row.id.split_once('/')?;
+            let (org, job) = rest.rsplit_once('/')?;
+            let until_ms: u64 = until.parse().ok()?;
+            Some((until_ms, OrgId::new(org).ok()?, job.parse().ok()?))
+        };
+        Ok(rows.iter().filter_map(parts).collect())
     }
 
     /// Deletes all that a job has set aside: the keys, then what leads to them.
@@ -307,6 +355,11 @@ fn of_channel(job: JobId, channel: &ChannelId) -> String {
 
 fn key_row_id(hour: Hour, key_id: KeyId) -> String {
     format!("{hour}/{key_id}")
+}
+
+/// A row id after all keys of an hour, and before those of the next.
+fn past_hour(hour: &str) -> String {
+    format!("{hour}/~")
 }
 
 fn key_address(id: &str) -> Option<(Hour, KeyId)> {

@@ -43,7 +43,7 @@ impl Bundle<'_> {
 ///
 /// # Errors
 /// `CommitmentMismatch`; those of [`cell::seal`].
-pub(super) fn seal(
+pub(crate) fn seal(
     with: &CellKey,
     epoch: Epoch,
     bundle: &Bundle<'_>,
