@@ -120,7 +120,7 @@ pub struct Reached {
 /// Which slices are gone through.
 enum Slices {
     /// All, from the one that was looked at already.
-    Walked(Option<SliceId>, SliceWalk),
+    Walked(Option<SliceId>, Box<SliceWalk>),
     /// These.
     Drawn(std::vec::IntoIter<SliceId>),
 }
@@ -241,7 +241,7 @@ impl Scan {
         if ahead == from.last {
             ahead = walk.next().await?;
         }
-        let slices = Slices::Walked(ahead, walk);
+        let slices = Slices::Walked(ahead, Box::new(walk));
         self.over(slices, from, progress).await
     }
 

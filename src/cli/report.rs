@@ -54,6 +54,11 @@ impl Failure {
         }
     }
 
+    /// What it is about, without what to do next.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// What to do next.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -78,7 +83,7 @@ impl Failure {
 
     /// Says that something that was named is not there.
     #[must_use]
-    fn missing(mut self, missing: Missing) -> Self {
+    pub fn missing(mut self, missing: Missing) -> Self {
         self.missing = Some(missing);
         self
     }

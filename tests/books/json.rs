@@ -108,7 +108,7 @@ const ONCE: &[(i32, &str)] = &[
         0,
         "rekeyd policy revoke --org acme --channel C0SUPPORT --from 2026-03-01 --to 2026-03-02T12:00 --tz Europe/Berlin",
     ),
-    (0, "rekeyd enqueue rekey --org acme --to $SPARE"),
+    (0, "rekeyd enqueue rekey --org acme --to $SPARE --unchecked"),
     (
         0,
         "JOB=$(rekeyd enqueue rekey --org acme --to $NEW --reason why | head -n 1)",
@@ -117,7 +117,10 @@ const ONCE: &[(i32, &str)] = &[
         0,
         "MOVE=$(rekeyd enqueue move --org acme --from w1/C0GENERAL --to w2/C0ALL | head -n 1)",
     ),
-    (0, "rekeyd enqueue move --org acme --from w1/C9 --to w2/C9"),
+    (
+        0,
+        "rekeyd enqueue move --org acme --from w1/C9 --to w2/C9 --unchecked",
+    ),
     (5, "rekeyd status $JOB"),
     (
         0,

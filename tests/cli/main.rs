@@ -278,7 +278,19 @@ fn refused_messages_are_told_to_who_waits_for_them() {
     let b = Bench::new();
     b.acme();
     let unlisted = b.create_key();
-    let job = b.enqueue("acme", &unlisted);
+    let ask = ["enqueue", "rekey", "--org", "acme", "--to", &unlisted];
+    // Whoever asks here hears of it at once.
+    let shown = b.run(CONFLICT, &ask);
+    assert!(shown.contains("nothing was sent"), "{shown}");
+    assert!(shown.contains("rekeyd org allow-cmk acme"), "{shown}");
+    let shown = b.run(
+        NOT_FOUND,
+        &["enqueue", "rekey", "--org", "acne", "--to", &unlisted],
+    );
+    assert!(shown.contains("did you mean `acme`?"), "{shown}");
+    let sent = b.json(DONE, &[&ask[..], &["--unchecked"]].concat());
+    assert_eq!(sent["checked"], false);
+    let job = sent["job_id"].as_str().unwrap().to_owned();
     b.run(NOT_FOUND, &["status", &job]);
     b.run(TIMEOUT, &["status", &job, "--wait", "--timeout", "0"]);
     let worker = b.worker();

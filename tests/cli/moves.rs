@@ -212,8 +212,14 @@ fn a_channel_goes_to_another_workspace_in_place_and_is_proven() {
     b.run(CONFLICT, &["cancel", &job]);
     b.run(DONE, &["audit", "verify"]);
 
-    // Refused, with the reason: nothing is there any more.
-    let late = enqueue_move(&b, "T1/C1", "T3/C1");
+    // Refused, with the reason: nothing is there any more. By a worker, too.
+    let gone = [
+        "enqueue", "move", "--org", "acme", "--from", "T1/C1", "--to", "T3/C1",
+    ];
+    let shown = b.run(CONFLICT, &gone);
+    assert!(shown.contains("wrong_workspace"), "{shown}");
+    let late = b.json(DONE, &[&gone[..], &["--unchecked"]].concat());
+    let late = late["job_id"].as_str().unwrap().to_owned();
     let worker = b.worker();
     let shown = b.run(JOB_FAILED, &["status", &late, "--wait", "--timeout", "60"]);
     assert!(shown.contains("wrong_workspace"), "{shown}");
@@ -615,6 +621,7 @@ fn a_move_is_asked_for_by_flags_or_by_file_and_not_mistaken_for_a_rekey() {
             "sold",
             "--cause",
             "customer_request",
+            "--unchecked",
         ],
     );
     assert_eq!(sent["job_id"], job.as_str());
@@ -626,7 +633,15 @@ fn a_move_is_asked_for_by_flags_or_by_file_and_not_mistaken_for_a_rekey() {
     let shown = b.run(
         DONE,
         &[
-            "enqueue", "move", "--org", "acme", "--from", "T1/C1", "--to", "T2/C1",
+            "enqueue",
+            "move",
+            "--org",
+            "acme",
+            "--from",
+            "T1/C1",
+            "--to",
+            "T2/C1",
+            "--unchecked",
         ],
     );
     assert!(
@@ -650,7 +665,9 @@ fn a_move_is_asked_for_by_flags_or_by_file_and_not_mistaken_for_a_rekey() {
         &json!({"v": 1, "kind": "rekey", "job_id": JobId::random(), "org": "acme",
             "to_cmk": new, "requested_by": "test"}),
     );
-    b.run(DONE, &["enqueue", "move", "--file", &a_move]);
+    let shown = b.run(NOT_FOUND, &["enqueue", "move", "--file", &a_move]);
+    assert!(shown.contains("unknown_channel"), "{shown}");
+    b.run(DONE, &["enqueue", "move", "--file", &a_move, "--unchecked"]);
     b.run(DONE, &["enqueue", "rekey", "--file", &a_rekey]);
     let shown = b.run(USAGE, &["enqueue", "rekey", "--file", &a_move]);
     assert!(shown.contains("rekeyd enqueue move --file"), "{shown}");

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `rekey` | a rekey of an organization |
 //! | `channel_move` | a move of a channel |
+//! | `check` | whether a worker would take it |
 
 mod channel_move;
+mod check;
 mod rekey;
 
 pub(super) use channel_move::InWorkspace;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
+use self::check::Checked;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::figures;
@@ -85,6 +88,9 @@ struct Common {
     /// Send to this SQS queue, whatever queue is configured.
     #[arg(long, value_name = "URL")]
     queue_url: Option<String>,
+    /// Send it without asking the registry whether a worker would take it.
+    #[arg(long)]
+    unchecked: bool,
     /// Send the message in this file instead; `-` reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "org", "to", "from", "cause", "requested_by", "reason", "not_before", "not_after", "job_id",
@@ -133,12 +139,17 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         Command::Rekey(rekey) => (&rekey.common, rekey.message()?),
         Command::Move(asked) => (&asked.common, asked.message()?),
     };
-    let message_id = context.run(async {
+    let (message_id, checked) = context.run(async {
         let queue = match &common.queue_url {
             Some(url) => wiring::queue_at(url, context.config(), &context.clock).await?,
             None => context.queue().await?,
         };
-        Ok(queue.send(&message.to_json()).await?)
+        // The store of this configuration need not be that of another queue.
+        let checked = match common.unchecked || common.queue_url.is_some() {
+            true => None,
+            false => Some(check::check(context, &message).await?),
+        };
+        Ok((queue.send(&message.to_json()).await?, checked))
     })?;
     let job = message.job_id();
     let moves = message.channel_move();
@@ -147,6 +158,7 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         "to_cmk": message.rekey().map(|rekey| &rekey.to_cmk), "mode": message.mode(),
         "from": moves.map(|m| m.source()), "to": moves.map(|m| m.destination()),
         "move": moves.map(|m| m.kind()), "body_sha256": message.body_sha256(),
+        "checked": matches!(checked, Some(Checked::Good)),
     });
     context.out.show(&programs, || {
         let mut text = format!(
@@ -159,6 +171,9 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
                 m.org,
                 m.to_org()
             );
+        }
+        if let Some(Checked::NotAnswered(why)) = &checked {
+            text += &format!("\nit is not known whether a worker will take it: {}", figures::printable(why));
         }
         text + &format!("\nnext: rekeyd status {job} --watch")
     })?;
