@@ -15,7 +15,7 @@
 //! | `nodes_die` | a rekey on three nodes, two of which are killed |
 //! | `network` | a rekey while the network to each server fails |
 //! | `roles` | a rewrap by a role that may not decrypt, and the verifier's role |
-//! | of `../suite`: `rekey`, `moves`, `blocked`, `invariants`, `refusals` | the same jobs on these parts |
+//! | of `../suite`: `rekey`, `moves`, `blocked`, `invariants`, `refusals`, `retire` | the same jobs on these parts |
 //! | of `../recovery`: `kill_points`, `move_storms`, `random_kills` | the same deaths on these parts |
 //! | `store` | the store on Cassandra |
 
@@ -60,6 +60,8 @@ mod random_kills;
 mod refusals;
 #[path = "../suite/rekey.rs"]
 mod rekey;
+#[path = "../suite/retire.rs"]
+mod retire;
 #[allow(dead_code)]
 #[path = "../suite/rig.rs"]
 mod rig;

@@ -20,6 +20,8 @@
 //! | `refusals` | what may not be done, and that nothing is done |
 //! | `rig` | a data directory with an organization in it, and workers on it |
 //! | `rekey` | a job from the queue to its verdict, in both modes |
+//! | `retire` | what a retire deletes, and that what it deleted is not lost |
+//! | `set_aside` | what is set aside, for how long, and who cannot get at it |
 //! | `throttles` | an operator's throttle takes effect, outlives a worker, and ends |
 //! | `watched` | a store that notes what is done to it |
 
@@ -46,5 +48,6 @@ mod retire;
 // Shared with tests/recovery and tests/secrets, which use the rest.
 #[allow(dead_code)]
 mod rig;
+mod set_aside;
 mod throttles;
 mod watched;

@@ -9,11 +9,11 @@ use rekeyd::demo::generate::{Recipe, Shape};
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::{ChannelId, CmkArn, Hour, JobId, RecordId};
 use rekeyd::job::{AsideKey, JobState, Mode, RetireCounts, SliceId};
-use rekeyd::kms::local::{DenyRule, NewKey, Permission};
+use rekeyd::kms::local::NewKey;
 use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::pipeline::plan::SliceWalk;
 use rekeyd::registry::RestoreWindow;
-use rekeyd::retire::{Kept, NotNow, Retire, RetireError, Survey};
+use rekeyd::retire::{Kept, Retire, RetireError, Survey};
 use rekeyd::scope::Scope;
 use rekeyd::store::{CellWrite, KeyRow, SliceKey};
 use rekeyd::verify::Scan;
@@ -22,12 +22,12 @@ use rekeyd::wiring;
 use crate::holding::{cells, write};
 use crate::rig::{Rig, short_waits};
 
-const SLICES: u64 = 5;
+pub const SLICES: u64 = 5;
 const RATE: u32 = 100_000;
 
 /// A store of a few slices, and in the first of them a key of before the job
 /// that no cell names: a writer met another, or the messages are gone.
-async fn filled() -> (Rig, SliceId, KeyId) {
+pub async fn filled() -> (Rig, SliceId, KeyId) {
     let rig = Rig::with_timing(&short_waits()).await;
     let recipe = Recipe {
         seed: 31,
@@ -41,7 +41,7 @@ async fn filled() -> (Rig, SliceId, KeyId) {
     (rig, slice, unnamed)
 }
 
-async fn slices(rig: &Rig) -> Vec<SliceId> {
+pub async fn slices(rig: &Rig) -> Vec<SliceId> {
     let (store, registry) = (rig.store.clone(), rig.registry.clone());
     let mut walk = SliceWalk::new(store, registry, rig.org.clone(), None, None);
     let mut all = Vec::new();
@@ -55,7 +55,7 @@ fn address(rig: &Rig, slice: &SliceId) -> SliceKey {
     SliceKey::messages(&rig.org, &slice.channel, slice.hour)
 }
 
-async fn keys(rig: &Rig, slice: &SliceId) -> Vec<KeyRow> {
+pub async fn keys(rig: &Rig, slice: &SliceId) -> Vec<KeyRow> {
     rig.store.read_keys(&address(rig, slice)).await.unwrap()
 }
 
@@ -88,7 +88,7 @@ async fn add_key(rig: &Rig, slice: &SliceId, cmk: &CmkArn, epoch: Epoch) -> KeyI
     key.key_id()
 }
 
-async fn drained(rig: &Rig, mode: Mode) -> JobId {
+pub async fn drained(rig: &Rig, mode: Mode) -> JobId {
     let worker = rig.worker().await;
     let job = rig.enqueue(rig.request(&rig.new, mode)).await;
     rig.wait_state(job, JobState::Drained).await;
@@ -96,7 +96,7 @@ async fn drained(rig: &Rig, mode: Mode) -> JobId {
     job
 }
 
-async fn retire(rig: &Rig, job: JobId, mode: Mode) -> Retire {
+pub async fn retire(rig: &Rig, job: JobId, mode: Mode) -> Retire {
     let epoch = Epoch::new(2).unwrap();
     let (store, clock) = (rig.store.clone(), rig.clock.clone());
     Retire::new(store, clock, (rig.org.clone(), job), (mode, epoch))
@@ -104,7 +104,7 @@ async fn retire(rig: &Rig, job: JobId, mode: Mode) -> Retire {
         .unwrap()
 }
 
-async fn delete(rig: &Rig, retire: &Retire) -> Result<RetireCounts, RetireError> {
+pub async fn delete(rig: &Rig, retire: &Retire) -> Result<RetireCounts, RetireError> {
     let why = Use::new(ReasonCode::Retire, "test");
     retire.delete(RATE, &rig.audit, &why).await
 }
@@ -119,7 +119,7 @@ async fn is_whole(rig: &Rig) -> bool {
 }
 
 /// Opens what a job has set aside of a key, with the CMK it led to alone.
-async fn opened(rig: &Rig, job: JobId, slice: &SliceId, id: KeyId) -> Option<KeyId> {
+pub async fn opened(rig: &Rig, job: JobId, slice: &SliceId, id: KeyId) -> Option<KeyId> {
     let why = Use::new(ReasonCode::Verify, "test");
     let at = (slice.hour, id);
     match rig.book.aside_key(job, &slice.channel, at).await.unwrap()? {
@@ -229,81 +229,19 @@ async fn i10_a_retire_deletes_what_is_set_aside_and_everything_still_opens() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
-    let (rig, ..) = filled().await;
-    let worker = rig.worker().await;
-    let job = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
-    rig.wait(job, "the drain", |row| row.state >= JobState::Verified)
-        .await;
-    // The first verdict says when it may be disabled, and somebody is too early.
-    rig.ring.disable(&rig.old).unwrap();
-    let row = rig.wait_state(job, JobState::Drained).await;
-    worker.stop().await;
-    let aside = row.set_aside.unwrap();
-    let expected = BTreeMap::from([("cmk_disabled".to_owned(), SLICES + 1)]);
-    assert_eq!((aside.keys, aside.refused), (0, expected));
-    assert!(row.why.contains("could not be set aside"), "{}", row.why);
-    assert!(row.verdict.unwrap().contains("it may be disabled"));
-
-    let retire = retire(&rig, job, Mode::Reencrypt).await;
-    let survey = retire.survey().await.unwrap();
-    assert_eq!(survey.counts, RetireCounts::default());
-    assert_eq!(survey.kept.not_set_aside, SLICES + 1);
-    let nothing = delete(&rig, &retire).await.unwrap();
-    assert_eq!(nothing, RetireCounts::default());
-    for slice in slices(&rig).await {
-        let rows = keys(&rig, &slice).await;
-        assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_goes_while_readers_may_need_it() {
-    let (rig, ..) = filled().await;
-    let job = drained(&rig, Mode::Reencrypt).await;
-    let retire = retire(&rig, job, Mode::Reencrypt).await;
-    let window = RestoreWindow {
-        floor: Epoch::ZERO,
-        opened_by: "test".to_owned(),
-        opened_ms: 1,
-        reason: "a backup".to_owned(),
-    };
-    let open = rig.registry.open_restore_window(&rig.org, &window);
-    open.await.unwrap();
-    assert_eq!(retire.may_go().await.unwrap(), Err(NotNow::Window));
-    let refused = delete(&rig, &retire).await;
-    assert!(matches!(refused, Err(RetireError::NotNow(NotNow::Window))));
-    rig.registry.close_restore_window(&rig.org).await.unwrap();
-    assert_eq!(retire.may_go().await.unwrap(), Ok(()));
-    // An epoch that the floors have not come to: a copy was under way.
-    let later = Retire::new(
-        rig.store.clone(),
-        rig.clock.clone(),
-        (rig.org.clone(), job),
-        (Mode::Reencrypt, Epoch::new(3).unwrap()),
-    );
-    let later = later.await.unwrap().may_go().await.unwrap();
-    assert_eq!(later, Err(NotNow::Floors));
-    for slice in slices(&rig).await {
-        let rows = keys(&rig, &slice).await;
-        assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
-    }
-}
-
 /// A message of an hour that stood empty when its keys were retired, put back as a
 /// backup does: the bytes of then, and no key row.
-struct PutBack {
-    rig: Rig,
+pub struct PutBack {
+    pub rig: Rig,
     channel: ChannelId,
     hour: Hour,
     record: RecordId,
 }
 
-const TEXT: &[u8] = b"it was lost";
+pub const TEXT: &[u8] = b"it was lost";
 
 impl PutBack {
-    async fn after(mode: Mode) -> Self {
+    pub async fn after(mode: Mode) -> Self {
         let (rig, slice, _) = filled().await;
         let (channel, record) = (slice.channel, RecordId::new(b"lost".to_vec()).unwrap());
         let hour = Hour::of_unix_seconds(1_500_000_000).unwrap();
@@ -355,7 +293,7 @@ impl PutBack {
         }
     }
 
-    async fn third(&self) -> CmkArn {
+    pub async fn third(&self) -> CmkArn {
         let unlock = wiring::unlock(&self.rig.config);
         let key = self.rig.ring.create_key(&unlock, &NewKey::default());
         let third = key.unwrap();
@@ -364,7 +302,7 @@ impl PutBack {
     }
 
     /// What a reader gets, or the code of its error.
-    async fn read(&self) -> Result<Vec<u8>, &'static str> {
+    pub async fn read(&self) -> Result<Vec<u8>, &'static str> {
         let why = Use::new(ReasonCode::MessageRead, "test");
         let client = self.rig.client().await;
         let org = client.organization(&self.rig.org);
@@ -384,7 +322,7 @@ impl PutBack {
     }
 
     /// What a scan finds wrong, by code.
-    async fn wrong(&self) -> Vec<String> {
+    pub async fn wrong(&self) -> Vec<String> {
         let (store, clock) = (self.rig.store.clone(), self.rig.clock.clone());
         let (kms, org) = (Some(self.rig.kms.clone()), self.rig.org.clone());
         let scan = Scan::new(store, clock, kms, org, None).await.unwrap();
@@ -404,102 +342,23 @@ fn own_keys(mode: Mode) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i10_what_comes_back_after_a_retire_is_rewritten_with_what_was_set_aside() {
-    for (first, second) in [
-        (Mode::Reencrypt, Mode::Reencrypt),
-        (Mode::Rewrap, Mode::Rewrap),
-        (Mode::Rewrap, Mode::Reencrypt),
-    ] {
-        let back = PutBack::after(first).await;
-        let rig = &back.rig;
-        assert_eq!(back.read().await, Err("key_row_missing"));
-        assert_eq!(back.wrong().await, ["key_row_missing"]);
-        let third = back.third().await;
-        let worker = rig.worker().await;
-        let job = rig.enqueue(rig.request(&third, second)).await;
-        rig.wait_state(job, JobState::Drained).await;
-        worker.stop().await;
-        rig.ring.disable(&rig.new).unwrap();
-        assert_eq!(back.wrong().await, [""; 0], "{first:?} {second:?}");
-        assert_eq!(back.read().await.as_deref(), Ok(TEXT));
-        rig.registry.close_restore_window(&rig.org).await.unwrap();
-        assert_eq!(back.read().await.as_deref(), Ok(TEXT));
-        assert!(back.is_audited().await);
-    }
+    comes_back(Mode::Reencrypt, Mode::Reencrypt).await;
 }
 
-/// A rewrap may not decrypt, so it cannot open what a re-encryption sealed. It says
-/// what is missing, and the verdict is not good.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rewrap_leaves_what_only_a_reencryption_can_bring_back() {
-    let back = PutBack::after(Mode::Reencrypt).await;
+pub async fn comes_back(first: Mode, second: Mode) {
+    let back = PutBack::after(first).await;
     let rig = &back.rig;
+    assert_eq!(back.read().await, Err("key_row_missing"));
+    assert_eq!(back.wrong().await, ["key_row_missing"]);
     let third = back.third().await;
     let worker = rig.worker().await;
-    let job = rig.enqueue(rig.request(&third, Mode::Rewrap)).await;
-    let row = rig.wait_state(job, JobState::Blocked).await;
-    assert!(row.verdict.unwrap().contains("must not be disabled"));
-    assert_eq!(back.wrong().await, ["key_row_missing"]);
-    let next = back.third().await;
-    let job = rig.enqueue(rig.request(&next, Mode::Reencrypt)).await;
+    let job = rig.enqueue(rig.request(&third, second)).await;
     rig.wait_state(job, JobState::Drained).await;
     worker.stop().await;
+    rig.ring.disable(&rig.new).unwrap();
+    assert_eq!(back.wrong().await, [""; 0], "{first:?} {second:?}");
     assert_eq!(back.read().await.as_deref(), Ok(TEXT));
-}
-
-/// Revoking works on this way as on any other: on the key that it is sealed with
-/// (the channel), and on the key that the new cell needs (the hour).
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_revoked_does_not_come_back_by_what_was_set_aside() {
-    for (key, value) in [("kind", "set_aside"), ("hour", "2017-07-14T02")] {
-        let back = PutBack::after(Mode::Reencrypt).await;
-        let rig = &back.rig;
-        let third = back.third().await;
-        let rule = DenyRule {
-            id: "revoked".to_owned(),
-            cmks: Vec::new(),
-            permissions: vec![Permission::Decrypt, Permission::GenerateDataKey],
-            context: BTreeMap::from([(key.to_owned(), value.to_owned())]),
-            callers: Vec::new(),
-            reason: "the customer said so".to_owned(),
-        };
-        rig.ring.add_deny(rule).unwrap();
-        let worker = rig.worker().await;
-        let job = rig.enqueue(rig.request(&third, Mode::Reencrypt)).await;
-        let row = rig.wait_state(job, JobState::Blocked).await;
-        assert_eq!(row.blocked_slices, 1, "{key}");
-        assert_eq!(back.read().await, Err("key_row_missing"), "{key}");
-        rig.ring.remove_deny("revoked").unwrap();
-        rig.wait_state(job, JobState::Drained).await;
-        worker.stop().await;
-        assert_eq!(back.read().await.as_deref(), Ok(TEXT), "{key}");
-    }
-}
-
-/// The time of what was set aside is over: workers delete it, and no more.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_set_aside_is_deleted_when_its_time_is_over() {
-    let (mut rig, slice, unnamed) = filled().await;
-    rig.config.retire.set_aside_s = 0;
-    let job = drained(&rig, Mode::Reencrypt).await;
-    assert!(opened(&rig, job, &slice, unnamed).await.is_some());
-    let worker = rig.worker().await;
-    let gone = async {
-        while opened(&rig, job, &slice, unnamed).await.is_some() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(crate::rig::PATIENCE, gone)
-        .await
-        .unwrap();
-    worker.stop().await;
-    let rows = keys(&rig, &slice).await;
-    assert!(
-        rows.iter().any(|row| row.key_id == unnamed),
-        "key rows stay"
-    );
-    // A retire finds nothing set aside, and leaves what only the old CMK opens.
-    let retire = retire(&rig, job, Mode::Reencrypt).await;
-    let survey = retire.survey().await.unwrap();
-    assert_eq!(survey.counts, RetireCounts::default());
-    assert!(survey.kept.not_set_aside > 0);
+    rig.registry.close_restore_window(&rig.org).await.unwrap();
+    assert_eq!(back.read().await.as_deref(), Ok(TEXT));
+    assert!(back.is_audited().await);
 }

@@ -1,0 +1,161 @@
+//! What of a rekey's old keys is set aside and for how long, and who cannot get at
+//! it: the rules around `retire`, on the embedded parts only.
+
+use std::collections::BTreeMap;
+
+use rekeyd::epoch::Epoch;
+use rekeyd::job::{JobState, Mode, RetireCounts};
+use rekeyd::kms::local::{DenyRule, Permission};
+use rekeyd::registry::RestoreWindow;
+use rekeyd::retire::{NotNow, Retire, RetireError};
+
+use crate::retire::{
+    PutBack, SLICES, TEXT, comes_back, delete, drained, filled, keys, opened, retire, slices,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
+    let (rig, ..) = filled().await;
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    rig.wait(job, "the drain", |row| row.state >= JobState::Verified)
+        .await;
+    // The first verdict says when it may be disabled, and somebody is too early.
+    rig.ring.disable(&rig.old).unwrap();
+    let row = rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    let aside = row.set_aside.unwrap();
+    let expected = BTreeMap::from([("cmk_disabled".to_owned(), SLICES + 1)]);
+    assert_eq!((aside.keys, aside.refused), (0, expected));
+    assert!(row.why.contains("could not be set aside"), "{}", row.why);
+    assert!(row.verdict.unwrap().contains("it may be disabled"));
+
+    let retire = retire(&rig, job, Mode::Reencrypt).await;
+    let survey = retire.survey().await.unwrap();
+    assert_eq!(survey.counts, RetireCounts::default());
+    assert_eq!(survey.kept.not_set_aside, SLICES + 1);
+    let nothing = delete(&rig, &retire).await.unwrap();
+    assert_eq!(nothing, RetireCounts::default());
+    for slice in slices(&rig).await {
+        let rows = keys(&rig, &slice).await;
+        assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_goes_while_readers_may_need_it() {
+    let (rig, ..) = filled().await;
+    let job = drained(&rig, Mode::Reencrypt).await;
+    let retire = retire(&rig, job, Mode::Reencrypt).await;
+    let window = RestoreWindow {
+        floor: Epoch::ZERO,
+        opened_by: "test".to_owned(),
+        opened_ms: 1,
+        reason: "a backup".to_owned(),
+    };
+    let open = rig.registry.open_restore_window(&rig.org, &window);
+    open.await.unwrap();
+    assert_eq!(retire.may_go().await.unwrap(), Err(NotNow::Window));
+    let refused = delete(&rig, &retire).await;
+    assert!(matches!(refused, Err(RetireError::NotNow(NotNow::Window))));
+    rig.registry.close_restore_window(&rig.org).await.unwrap();
+    assert_eq!(retire.may_go().await.unwrap(), Ok(()));
+    // An epoch that the floors have not come to: a copy was under way.
+    let later = Retire::new(
+        rig.store.clone(),
+        rig.clock.clone(),
+        (rig.org.clone(), job),
+        (Mode::Reencrypt, Epoch::new(3).unwrap()),
+    );
+    let later = later.await.unwrap().may_go().await.unwrap();
+    assert_eq!(later, Err(NotNow::Floors));
+    for slice in slices(&rig).await {
+        let rows = keys(&rig, &slice).await;
+        assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
+    }
+}
+
+/// As `i10_what_comes_back_after_a_retire`, of what a rewrap has set aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rewrap_set_aside_comes_back_by_either_mode() {
+    for second in [Mode::Rewrap, Mode::Reencrypt] {
+        comes_back(Mode::Rewrap, second).await;
+    }
+}
+
+/// A rewrap may not decrypt, so it cannot open what a re-encryption sealed. It says
+/// what is missing, and the verdict is not good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewrap_leaves_what_only_a_reencryption_can_bring_back() {
+    let back = PutBack::after(Mode::Reencrypt).await;
+    let rig = &back.rig;
+    let third = back.third().await;
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&third, Mode::Rewrap)).await;
+    let row = rig.wait_state(job, JobState::Blocked).await;
+    assert!(row.verdict.unwrap().contains("must not be disabled"));
+    assert_eq!(back.wrong().await, ["key_row_missing"]);
+    let next = back.third().await;
+    let job = rig.enqueue(rig.request(&next, Mode::Reencrypt)).await;
+    rig.wait_state(job, JobState::Drained).await;
+    worker.stop().await;
+    assert_eq!(back.read().await.as_deref(), Ok(TEXT));
+}
+
+/// Revoking works on this way as on any other: on the key that it is sealed with
+/// (the channel), and on the key that the new cell needs (the hour).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_revoked_does_not_come_back_by_what_was_set_aside() {
+    for (key, value) in [("kind", "set_aside"), ("hour", "2017-07-14T02")] {
+        let back = PutBack::after(Mode::Reencrypt).await;
+        let rig = &back.rig;
+        let third = back.third().await;
+        let rule = DenyRule {
+            id: "revoked".to_owned(),
+            cmks: Vec::new(),
+            permissions: vec![Permission::Decrypt, Permission::GenerateDataKey],
+            context: BTreeMap::from([(key.to_owned(), value.to_owned())]),
+            callers: Vec::new(),
+            reason: "the customer said so".to_owned(),
+        };
+        rig.ring.add_deny(rule).unwrap();
+        let worker = rig.worker().await;
+        let job = rig.enqueue(rig.request(&third, Mode::Reencrypt)).await;
+        let row = rig.wait_state(job, JobState::Blocked).await;
+        assert_eq!(row.blocked_slices, 1, "{key}");
+        assert_eq!(back.read().await, Err("key_row_missing"), "{key}");
+        rig.ring.remove_deny("revoked").unwrap();
+        rig.wait_state(job, JobState::Drained).await;
+        worker.stop().await;
+        assert_eq!(back.read().await.as_deref(), Ok(TEXT), "{key}");
+    }
+}
+
+/// The time of what was set aside is over: workers delete it, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_aside_is_deleted_when_its_time_is_over() {
+    let (mut rig, slice, unnamed) = filled().await;
+    rig.config.retire.set_aside_s = 0;
+    let job = drained(&rig, Mode::Reencrypt).await;
+    assert!(opened(&rig, job, &slice, unnamed).await.is_some());
+    let worker = rig.worker().await;
+    let gone = async {
+        while opened(&rig, job, &slice, unnamed).await.is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::rig::PATIENCE, gone)
+        .await
+        .unwrap();
+    worker.stop().await;
+    let rows = keys(&rig, &slice).await;
+    assert!(
+        rows.iter().any(|row| row.key_id == unnamed),
+        "key rows stay"
+    );
+    // A retire finds nothing set aside, and leaves what only the old CMK opens.
+    let retire = retire(&rig, job, Mode::Reencrypt).await;
+    let survey = retire.survey().await.unwrap();
+    assert_eq!(survey.counts, RetireCounts::default());
+    assert!(survey.kept.not_set_aside > 0);
+}
