@@ -49,6 +49,8 @@ pub use set_aside::{
 };
 pub use state::JobState;
 pub(crate) use throttle::Bucket;
-pub use throttle::{Slot, Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget, Throttles};
+pub use throttle::{
+    Allowance, Slot, Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget, Throttles,
+};
 pub use verdict::Verdict;
 pub use window::{Opening, Window};

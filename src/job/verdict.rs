@@ -106,7 +106,8 @@ impl std::fmt::Display for Verdict {
             Verdict::NotNeeded { old, after } => {
                 write!(
                     f,
-                    "{old} is no longer needed by live data; disable it after {after}"
+                    "live data no longer needs {old}, but the end of this job does: it may be \
+                     disabled once the job is drained, {after} at the earliest"
                 )
             }
             Verdict::MayBeDisabled {

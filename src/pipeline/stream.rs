@@ -97,17 +97,16 @@ async fn read_slice(
     loop {
         // Before the view is looked at, which must be young for what follows.
         let throttles = &shared.throttles;
-        let may_read = throttles.rows(&task.org, task.job, limit.rows, &task.stop);
-        if !may_read.await {
+        let allowed = throttles.rows(&task.org, task.job, limit.rows, &task.stop);
+        let Some(allowed) = allowed.await else {
             let _ = done.send(Tally::cut_short(slice, page_number, after)).await;
             return Ok(());
-        }
+        };
         // The view is as old as the oldest write made by it may be (I4).
         if shared.clock.boot().since(view.read_at) >= shared.timing.row_age() / 2 {
             match view_of(task, channel).await? {
                 Some(young) => view = young,
                 None => {
-                    throttles.unread(&task.org, task.job, limit.rows);
                     let mut tally = Tally::of_nothing(slice);
                     (tally.page, tally.after) = (page_number, after);
                     let _ = done.send(tally).await;
@@ -143,7 +142,7 @@ async fn read_slice(
         drop(room.split(page_kib - used_kib));
 
         let rows = page.cells.len() + usize::try_from(page.empty_rows).unwrap_or(usize::MAX);
-        throttles.unread(&task.org, task.job, limit.rows.saturating_sub(rows));
+        allowed.read(rows);
 
         let complete = page.next.is_none();
         let ends = complete || task.stopping();

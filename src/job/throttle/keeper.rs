@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::bucket::Bucket;
 use super::rows::{Throttle, ThrottleTarget};
@@ -43,11 +43,51 @@ enum Known {
 /// The answer to who wants to go on.
 #[derive(Debug, PartialEq)]
 enum Ask {
-    Go,
+    /// And what it was counted for.
+    Go(Vec<ThrottleTarget>),
     /// Not for so long.
     Wait(Duration),
     /// Not before the throttles can be read, and the service has room.
     Held,
+}
+
+/// Rows that may be read. What is not read of them is given back.
+#[must_use = "what is not read is given back when it is dropped"]
+pub struct Allowance {
+    throttles: Throttles,
+    job: JobId,
+    counted: Vec<ThrottleTarget>,
+    rows: f64,
+    read: f64,
+}
+
+impl Allowance {
+    /// So many were read; more than were allowed are owed.
+    pub fn read(mut self, rows: usize) {
+        self.read = rows as f64;
+        let (job, read) = (self.job, self.read);
+        self.throttles.with(|state| {
+            let expected = state.expected.entry(job).or_insert(read);
+            *expected = (0.75 * *expected + 0.25 * read).max(1.0);
+        });
+    }
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        let unread = self.rows - self.read;
+        if self.counted.is_empty() {
+            return;
+        }
+        self.throttles.with(|state| {
+            for target in std::mem::take(&mut self.counted) {
+                if let Some(bucket) = state.buckets.get_mut(&(target, What::Rows)) {
+                    bucket.give_back(unread);
+                }
+            }
+        });
+        self.throttles.0.freed.notify_waiters();
+    }
 }
 
 /// A task that runs, as throttles count it; it is counted until dropped.
@@ -71,8 +111,14 @@ struct Inner {
     clock: SharedClock,
     skew_ms: u64,
     waiting: Waiting,
+    // Something was given back: who waits looks again.
+    freed: Notify,
     state: Mutex<State>,
 }
+
+/// Whose turn it is among those that wait for one rate of one job, first come,
+/// first served: of many small pages none is overtaken for ever.
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 #[derive(Default)]
 struct State {
@@ -81,6 +127,11 @@ struct State {
     // By the row's name; `None` before the first read.
     known: Option<BTreeMap<String, Known>>,
     buckets: BTreeMap<(ThrottleTarget, What), Bucket>,
+    turns: BTreeMap<(OrgId, Option<JobId>, What), Turn>,
+    // Rows that a page of a job has, as far as was seen. As many are counted
+    // before it is read: with all that it may have, a rate would be kept by one
+    // page at a time, however few rows it has.
+    expected: BTreeMap<JobId, f64>,
     // Tasks under way, in the order in which they were begun.
     running: BTreeMap<u64, (OrgId, JobId)>,
     begun: u64,
@@ -95,6 +146,7 @@ impl Throttles {
             clock,
             skew_ms,
             waiting,
+            freed: Notify::new(),
             state: Mutex::default(),
         }))
     }
@@ -162,6 +214,9 @@ impl Throttles {
             // A rate that is set anew begins without debt; the others keep theirs.
             let stands = |target: &ThrottleTarget| known.contains_key(&target.to_string());
             state.buckets.retain(|(target, _), _| stands(target));
+            state.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            let running: Vec<JobId> = state.running.values().map(|(_, job)| *job).collect();
+            state.expected.retain(|job, _| running.contains(job));
             state.known = Some(known);
             counts
         });
@@ -176,45 +231,67 @@ impl Throttles {
         }
     }
 
-    /// Waits until `rows` more rows of a job may be read. `false`: it was asked to
-    /// stop meanwhile, and none are to be read.
+    /// Waits until a page of at most `rows` rows of a job may be read. `None`: it
+    /// was asked to stop meanwhile, and none are to be read.
     pub async fn rows(
         &self,
         org: &OrgId,
         job: JobId,
         rows: usize,
         stop: &watch::Receiver<bool>,
-    ) -> bool {
+    ) -> Option<Allowance> {
         let mut stop = stop.clone();
-        tokio::select! {
+        let at_most = rows as f64;
+        let expected = self.with(|state| state.expected.get(&job).copied());
+        let rows = expected.unwrap_or(at_most).min(at_most);
+        let counted = tokio::select! {
             biased;
-            () = self.pass(org, Some(job), What::Rows, rows as f64) => true,
+            counted = self.pass(org, Some(job), What::Rows, rows) => counted,
             // Without a sender there is nobody who could ask.
-            Ok(_) = stop.wait_for(|stop| *stop) => false,
+            Ok(_) = stop.wait_for(|stop| *stop) => return None,
+        };
+        Some(Allowance {
+            throttles: self.clone(),
+            job,
+            counted,
+            rows,
+            read: 0.0,
+        })
+    }
+
+    /// Waits for its turn and then for the rates; says what it was counted for.
+    async fn pass(
+        &self,
+        org: &OrgId,
+        job: Option<JobId>,
+        what: What,
+        n: f64,
+    ) -> Vec<ThrottleTarget> {
+        if self
+            .rates(org, job, what)
+            .is_some_and(|rates| rates.is_empty())
+        {
+            return Vec::new();
         }
-    }
-
-    /// Gives back what was allowed and not read.
-    pub fn unread(&self, org: &OrgId, job: JobId, rows: usize) {
-        self.with(|state| {
-            for ((target, what), bucket) in &mut state.buckets {
-                if *what == What::Rows && target.applies_to(org, job) {
-                    bucket.give_back(rows as f64);
-                }
-            }
-        });
-    }
-
-    async fn pass(&self, org: &OrgId, job: Option<JobId>, what: What, n: f64) {
         let begun = self.0.clock.boot();
-        loop {
+        let turn = self.with(|state| {
+            let of = (org.clone(), job, what);
+            state.turns.entry(of).or_default().clone()
+        });
+        let _its_turn = turn.lock().await;
+        let counted = loop {
+            // From before it asks, so that nothing is missed.
+            let freed = self.0.freed.notified();
             let wait = match self.ask(org, job, what, n) {
-                Ask::Go => break,
+                Ask::Go(counted) => break counted,
                 Ask::Wait(wait) => wait.min(LOOK),
                 Ask::Held => LOOK,
             };
-            self.0.clock.sleep(wait).await;
-        }
+            tokio::select! {
+                () = self.0.clock.sleep(wait) => {}
+                () = freed => {}
+            }
+        };
         let waited = self.0.clock.boot().since(begun);
         if waited > Duration::ZERO {
             let what = match what {
@@ -223,23 +300,43 @@ impl Throttles {
             };
             metrics::histogram!(THROTTLE_WAIT_SECONDS, "what" => what).record(waited);
         }
+        counted
+    }
+
+    /// The rates that hold for a job now; `None`: nothing may go on.
+    fn rates(
+        &self,
+        org: &OrgId,
+        job: Option<JobId>,
+        what: What,
+    ) -> Option<Vec<(ThrottleTarget, f64)>> {
+        self.with(|state| self.rates_in(state, org, job, what))
+    }
+
+    fn rates_in(
+        &self,
+        state: &State,
+        org: &OrgId,
+        job: Option<JobId>,
+        what: What,
+    ) -> Option<Vec<(ThrottleTarget, f64)>> {
+        let limits = self.that_hold(state, org, job).filter(|_| !state.held)?;
+        let rates = limits.into_iter().filter_map(|throttle| {
+            let rate = match what {
+                What::Rows => throttle.limits.rows_per_s,
+                What::Kms => throttle.limits.kms_per_s,
+            };
+            rate.map(|rate| (throttle.target, rate))
+        });
+        Some(rates.collect())
     }
 
     fn ask(&self, org: &OrgId, job: Option<JobId>, what: What, n: f64) -> Ask {
         let now = self.0.clock.boot();
         self.with(|state| {
-            let limits = self.that_hold(state, org, job);
-            let Some(limits) = limits.filter(|_| !state.held) else {
+            let Some(rates) = self.rates_in(state, org, job, what) else {
                 return Ask::Held;
             };
-            let mut rates = Vec::new();
-            for throttle in limits {
-                let rate = match what {
-                    What::Rows => throttle.limits.rows_per_s,
-                    What::Kms => throttle.limits.kms_per_s,
-                };
-                rates.extend(rate.map(|rate| (throttle.target, rate)));
-            }
             let mut longest = None;
             for (target, rate) in &rates {
                 let bucket = state.buckets.entry((target.clone(), what));
@@ -249,12 +346,13 @@ impl Throttles {
             if let Some(wait) = longest {
                 return Ask::Wait(wait);
             }
-            for (target, _) in rates {
-                if let Some(bucket) = state.buckets.get_mut(&(target, what)) {
+            let counted = rates.into_iter().map(|(target, _)| {
+                if let Some(bucket) = state.buckets.get_mut(&(target.clone(), what)) {
                     bucket.take(n);
                 }
-            }
-            Ask::Go
+                target
+            });
+            Ask::Go(counted.collect())
         })
     }
 
@@ -341,7 +439,7 @@ impl Throttles {
 #[async_trait::async_trait]
 impl Gate for Throttles {
     async fn pass(&self, org: &OrgId, job: Option<JobId>) {
-        Throttles::pass(self, org, job, What::Kms, 1.0).await;
+        let _counted = Throttles::pass(self, org, job, What::Kms, 1.0).await;
     }
 }
 

@@ -13,5 +13,5 @@ mod keeper;
 mod rows;
 
 pub(crate) use bucket::Bucket;
-pub use keeper::{Slot, Throttles};
+pub use keeper::{Allowance, Slot, Throttles};
 pub use rows::{Throttle, ThrottleEvent, ThrottleLimits, ThrottleTarget};
