@@ -10,13 +10,16 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::report::Failure;
 use crate::epoch::Epoch;
-use crate::ids::{CmkArn, OrgId};
+use crate::ids::{CmkArn, JobId, OrgId};
 use crate::kms::{ReasonCode, Use};
 use crate::registry::{CmkRole, Registry, RestoreWindow};
 use crate::verify::{Found, Scan};
 
 /// The codes of what is refused for its age alone.
 const ROLLED_BACK: [&str; 2] = ["epoch_below_floor", "wrap_below_floor"];
+
+/// The code of what only a key that was set aside opens.
+const KEY_GONE: &str = "key_row_missing";
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -106,15 +109,16 @@ async fn open(
     let row = opened?;
 
     let left = left_cmks(&registry, org).await?;
-    let asides = context.book().await?.set_asides_of(org).await?;
-    let aside_until = asides.first().map(|(_, until_ms)| *until_ms);
+    let asides = asides(context, org).await?;
     let timing = registry.timing().await?;
     let follow_ms = timing.status_time_ms;
     let programs = json!({
         "org": org, "floor": floor, "cell_floor": row.cell_floor, "wrap_floor": row.wrap_floor,
         "opened_by": window.opened_by, "opened_ms": window.opened_ms, "reason": reason,
         "readers_follow_within_ms": follow_ms, "left_cmks": left,
-        "set_aside_until_ms": aside_until,
+        "set_aside": asides.iter().map(|(job, until_ms, cmk)| json!({
+            "job_id": job, "until_ms": until_ms, "cmk": cmk,
+        })).collect::<Vec<_>>(),
     });
     context.out.show(&programs, || {
         let mut text = format!(
@@ -129,16 +133,16 @@ async fn open(
                 text += &format!("\n  {cmk}");
             }
         }
-        text += "\n\nif a job was retired since the backup, the store has the backup's data keys no more";
-        text += &match aside_until {
-            Some(until) => format!(
-                ". Until {} they are set aside: cells alone are enough, and can be read once a job \
-                 of mode reencrypt has rewritten them. After that bring the data keys along, written \
-                 anew",
-                figures::time(until)
-            ),
-            None => ": bring them along, written anew".to_owned(),
-        };
+        text += "\n\nif a job was retired since the backup, the store has the backup's data keys no \
+                 more: bring them along, written anew";
+        if !asides.is_empty() {
+            text += ". If it is one of these, cells alone are enough: a job of mode reencrypt opens \
+                     them with what it set aside, as long as the CMK it led to is enabled, and they \
+                     can be read once it has rewritten them";
+            for (job, until_ms, cmk) in &asides {
+                text += &format!("\n  {job}, to {cmk}, until {}", figures::time(*until_ms));
+            }
+        }
         text += &format!(
             "\n\nnext: put the backup back, `rekeyd verify --org {org}`, rekey to a new CMK, then \
              rekeyd restore-window close {org} --reason …"
@@ -171,11 +175,27 @@ async fn close(
                 "the window stays open: {} of {org} would be refused as older than the last \
                  finished rekey{}",
                 figures::count(refused, "cell"),
-                first_of(&found)
+                place_of(&found, &ROLLED_BACK)
             ),
         )
         .help(format!(
             "make them current with `rekeyd enqueue rekey --org {org} --to <a new CMK>` and wait \
+             until it is drained; `--give-up-refused` closes it all the same"
+        )));
+    }
+    let missing = found
+        .quarantined
+        .get(KEY_GONE)
+        .map_or(0, |wrong| wrong.cells);
+    if missing > 0 && !give_up_refused && !asides(context, org).await?.is_empty() {
+        let what = format!(
+            "the window stays open: the data keys of {} of {org} are gone, and what was set aside \
+             of them is used only while it is open{}",
+            figures::count(missing, "cell"),
+            place_of(&found, &[KEY_GONE]),
+        );
+        return Err(Failure::new(Exit::Conflict, what).help(format!(
+            "have them rewritten with `rekeyd enqueue rekey --org {org} --to <a new CMK>` and wait \
              until it is drained; `--give-up-refused` closes it all the same"
         )));
     }
@@ -208,9 +228,9 @@ async fn close(
     Ok(Exit::Done)
 }
 
-/// Where one of them is.
-fn first_of(found: &Found) -> String {
-    let first = ROLLED_BACK
+/// Where one cell with one of these codes is.
+fn place_of(found: &Found, codes: &[&str]) -> String {
+    let first = codes
         .iter()
         .find_map(|code| found.quarantined.get(*code)?.examples.first());
     first.map_or_else(String::new, |place| {
@@ -227,6 +247,18 @@ fn refused(found: &Found) -> u64 {
         .filter_map(|code| found.quarantined.get(*code))
         .map(|wrong| wrong.cells)
         .sum()
+}
+
+/// Jobs whose old keys are set aside, until when, and the CMK that each led to.
+async fn asides(context: &Context, org: &OrgId) -> Result<Vec<(JobId, u64, CmkArn)>, Failure> {
+    let book = context.book().await?;
+    let mut asides = Vec::new();
+    for (job, until_ms) in book.set_asides_of(org).await? {
+        let row = book.get(org, job).await?;
+        let cmk = row.and_then(|found| Some(found.row.request.rekey()?.to_cmk.clone()));
+        asides.extend(cmk.map(|cmk| (job, until_ms, cmk)));
+    }
+    Ok(asides)
 }
 
 /// CMKs that finished rekeys led away from.

@@ -128,8 +128,10 @@ pub enum AsideKey {
     },
     /// Wrapped anew by the KMS, in a rewrap.
     Wrapped {
-        /// A key row of docs/format.md, hexadecimal.
+        /// A key row of docs/format.md, hexadecimal; its wrap epoch is the job's.
         row_hex: String,
+        /// The epoch of the wrap that it was made of.
+        wrap_epoch: Epoch,
     },
 }
 

@@ -48,7 +48,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{RwLock, Semaphore, mpsc, watch};
+use tokio::sync::{OnceCell, RwLock, Semaphore, mpsc, watch};
 
 pub use parking::Parking;
 pub use patience::{Passing, patiently};
@@ -215,6 +215,8 @@ pub struct TaskRun {
     pub targets: Targets,
     /// The CMKs that may be used, read again when one is missing.
     pub allow_lists: AllowLists,
+    /// Jobs that have set keys aside, and until when; read when a key is missed.
+    pub asides: OnceCell<Vec<(JobId, u64)>>,
     /// The CMKs of epochs, as later jobs have named them; read when one is met.
     pub later_epochs: RwLock<BTreeMap<Epoch, CmkArn>>,
     /// Turns true when the worker is asked to stop: finish what is in flight,

@@ -10,7 +10,7 @@ use crate::pipeline::patience::patiently;
 use crate::pipeline::work::SliceTicket;
 use crate::pipeline::{TaskError, TaskRun};
 use crate::planted::{self, Bug};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 use crate::scope::Kind;
 use crate::store::{SharedStore, StoreError, StoreErrorClass};
 
@@ -105,8 +105,12 @@ impl SliceWalk {
             return Ok(asides.clone());
         }
         let clock = self.registry.clock();
-        let org = patiently(clock, || self.registry.org(&self.org)).await?;
-        let asides = match org.restore_window {
+        let org = match patiently(clock, || self.registry.org(&self.org)).await {
+            // It has no slices either.
+            Err(RegistryError::UnknownOrg(_)) => None,
+            org => Some(org?),
+        };
+        let asides = match org.and_then(|org| org.restore_window) {
             None => Vec::new(),
             Some(_) => {
                 let book = JobBook::new(self.store.clone(), clock.clone());
@@ -162,7 +166,10 @@ impl SliceWalk {
 /// Cuts slices into tasks that lie end to end: each begins where the one before
 /// ends, and the last has no end. A slice that appears later than the plan is in
 /// one of them or before the first. None needs to be gone through: its key row
-/// was written after the settle, so all in it is of the new state (I11).
+/// was written after the settle, so all in it is of the new state (I11). But for
+/// hours that appear because a window for a backup was opened: what is put back
+/// before the first is found by the next scan, and by the rekey after it, which
+/// the window asks for.
 pub struct Cutter {
     most: u64,
     run: Option<(SliceId, u64)>,

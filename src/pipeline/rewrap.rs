@@ -14,7 +14,7 @@ use crate::job::{Effort, Pass};
 use crate::killpoint;
 use crate::kms::codes::Side;
 use crate::kms::{CmkState, KmsClass, KmsError};
-use crate::pipeline::aside::{self, Aside};
+use crate::pipeline::aside::{self, Kept};
 use crate::pipeline::parking::Canary;
 use crate::pipeline::unwrap::{self, KeyFault};
 use crate::pipeline::work::{Page, Tally, key_ids};
@@ -120,15 +120,21 @@ async fn put_back(
         return Ok(Err(error));
     };
     let slice = &page.tally.slice;
-    let row = match aside::find(task, &page.view, slice.id.hour, id).await? {
-        Ok(Aside::Wrapped(row)) => row,
-        Ok(Aside::Sealed(_)) => return Ok(Err(error)),
+    let (view, hour) = (&page.view, slice.id.hour);
+    let row = match aside::find(task, view, hour, id).await? {
+        Ok(Kept::Wrapped(row)) => row,
+        Ok(Kept::Sealed(_)) => return Ok(Err(error)),
         Err(error) => return Ok(Err(error)),
     };
+    // On disk before the row is (I16).
+    let intended = aside::record(task, view, hour, id).intended();
+    task.shared.audit.record(intended);
     if slice.keys.insert(task, &row).await? {
-        aside::note(task, &page.view, slice.id.hour, id);
+        aside::note(task, view, hour, id);
     }
-    Ok(Ok(row))
+    // Another worker may have put it back, and wrapped it anew.
+    let rows = slice.keys.rows(task, None).await?;
+    wraps::choose(task, &rows, view, id).await
 }
 
 async fn wrap_anew(

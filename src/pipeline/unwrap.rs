@@ -15,7 +15,7 @@ use crate::job::{Effort, Mode, Pass};
 use crate::keys::SliceKeys;
 use crate::killpoint;
 use crate::kms::{KmsClass, KmsError};
-use crate::pipeline::aside::{self, Aside};
+use crate::pipeline::aside::{self, Kept};
 use crate::pipeline::parking::Canary;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::work::{Blocked, Cell, OpenablePage, Page, Tally, key_ids};
@@ -261,14 +261,19 @@ async fn open_key(
     let rows = state.rows.clone().unwrap_or_default();
     let row = match wraps::choose(task, &rows, view, id).await? {
         Ok(row) => row,
-        Err(CellError::KeyRowMissing(_)) => match aside::find(task, view, ring.hour, id).await? {
-            Ok(Aside::Sealed(sealed)) => return sealed.open(task, view, effort).await,
-            Ok(Aside::Wrapped(row)) => {
-                aside::note(task, view, ring.hour, id);
-                row
-            }
-            Err(error) => return Ok(Err(error.into())),
-        },
+        Err(CellError::KeyRowMissing(_)) => {
+            return match aside::find(task, view, ring.hour, id).await? {
+                Ok(Kept::Sealed(sealed)) => sealed.open(task, view, ring.hour, effort).await,
+                Ok(Kept::Wrapped(row)) => {
+                    let opened = unwrap_row(task, &row, &id, effort).await?;
+                    if opened.is_ok() {
+                        aside::note(task, view, ring.hour, id);
+                    }
+                    Ok(opened)
+                }
+                Err(error) => Ok(Err(error.into())),
+            };
+        }
         Err(error) => return Ok(Err(error.into())),
     };
     let asked = MessageLocus {

@@ -80,10 +80,16 @@ impl ChannelView {
         self.org_row.wrap_floor_in_force()
     }
 
-    /// Whether another view says the same of what should be and where. The age
-    /// does not count.
+    /// Whether another view says the same of what should be and where. Its age does
+    /// not count, and neither does what readers accept: a floor that rises or a
+    /// window that is opened makes no write wrong.
     pub fn agrees_with(&self, other: &ChannelView) -> bool {
-        self.org_row == other.org_row && self.channel_row == other.channel_row
+        let whatever_is_accepted = |view: &ChannelView| ChannelRow {
+            floor: Epoch::ZERO,
+            ..view.channel_row.clone()
+        };
+        self.desired() == other.desired()
+            && whatever_is_accepted(self) == whatever_is_accepted(other)
     }
 }
 

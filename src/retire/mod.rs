@@ -6,7 +6,8 @@
 //! backup. Readers refuse such wraps already (`wrap_below_floor`), and after a
 //! re-encryption such cells as well. So a cell that lands late and names an old
 //! key was refused before the key went, and is refused after it, for another
-//! reason. The scan of each slice, at every replica and just before its wraps go,
+//! reason. (What a rekey set aside is used again in a restore window alone.) The
+//! scan of each slice, at every replica and just before its wraps go,
 //! is one more proof: a key that any cell names is not deleted, however old it is.
 //!
 //! Cells that a copy of a channel left behind in an old place are not looked at:

@@ -448,6 +448,7 @@ impl Going<'_> {
         };
         Ok(Ok(AsideKey::Wrapped {
             row_hex: hex::encode(encoded(&body)?),
+            wrap_epoch: row.wrap_epoch,
         }))
     }
 

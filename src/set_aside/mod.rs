@@ -13,9 +13,9 @@
 //! opened, because the customer revoked it or because its row is bad, does not
 //! hold the job: it is counted with its reason, and a retire leaves it where it
 //! is. What is set aside is deleted by the workers when its time is over, retired
-//! or not: else the old keys would be there for ever under the new CMK. Until then
-//! a task that rewrites uses it where a cell names a key that has no row any more
-//! (`pipeline/aside.rs`); readers do not.
+//! or not: else the old keys would be there for ever under the new CMK. Until then,
+//! in a window for a backup, a task that rewrites uses it where a cell names a key
+//! that has no row any more (`pipeline/aside.rs`); readers do not.
 //!
 //! | file | what |
 //! |---|---|

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{OnceCell, RwLock, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -230,6 +230,7 @@ async fn run_task(
         allow_lists: AllowLists::default(),
         targets: Targets::default(),
         views: Views::default(),
+        asides: OnceCell::default(),
         later_epochs: RwLock::default(),
         shared: shared.clone(),
         job: request.job_id(),

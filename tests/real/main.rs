@@ -60,6 +60,7 @@ mod random_kills;
 mod refusals;
 #[path = "../suite/rekey.rs"]
 mod rekey;
+#[allow(dead_code)]
 #[path = "../suite/retire.rs"]
 mod retire;
 #[allow(dead_code)]

@@ -201,6 +201,29 @@ async fn a_cancelled_job_leaves_a_readable_store_and_a_later_job_finishes_it() {
     assert_eq!(cancelled.state, JobState::Cancelled);
 }
 
+/// A CMK that was left and that an operator has entered anew since stays a target
+/// whatever job ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cmk_that_is_entered_anew_stays_a_target() {
+    let rig = Rig::new().await;
+    rig.fill(&recipe()).await;
+    let worker = rig.worker().await;
+    let first = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    rig.wait_state(first, JobState::Settling).await;
+    cancel(&rig, first).await;
+    rig.allow(&rig.old).await;
+    let unlock = rekeyd::wiring::unlock(&rig.config);
+    let third = rig.ring.create_key(&unlock, &NewKey::default()).unwrap();
+    rig.allow(&third).await;
+    let later = rig.enqueue(rig.request(&third, Mode::Reencrypt)).await;
+    let row = rig.wait_state(later, JobState::Drained).await;
+    worker.stop().await;
+    assert_eq!(row.freed, []);
+    assert!(!row.verdict.unwrap().contains(rig.old.as_str()));
+    let list = rig.registry.allow_list(&rig.org).await.unwrap();
+    assert!(list.may_target(&rig.old) && !list.may_target(&rig.new));
+}
+
 async fn cancel(rig: &Rig, job: JobId) {
     loop {
         let mut row = rig.book.get(&rig.org, job).await.unwrap().unwrap();

@@ -123,7 +123,7 @@ pub async fn opened(rig: &Rig, job: JobId, slice: &SliceId, id: KeyId) -> Option
     let why = Use::new(ReasonCode::Verify, "test");
     let at = (slice.hour, id);
     match rig.book.aside_key(job, &slice.channel, at).await.unwrap()? {
-        AsideKey::Wrapped { row_hex } => {
+        AsideKey::Wrapped { row_hex, .. } => {
             let row = KeyRowBody::decode(&hex::decode(row_hex).unwrap()).unwrap();
             assert_eq!(row.cmk, rig.new);
             let dek = rig.kms.decrypt(&row.cmk, &row.wrapped, &row.scope, &why);
@@ -233,7 +233,7 @@ async fn i10_a_retire_deletes_what_is_set_aside_and_everything_still_opens() {
 /// backup does: the bytes of then, and no key row.
 pub struct PutBack {
     pub rig: Rig,
-    channel: ChannelId,
+    pub channel: ChannelId,
     hour: Hour,
     record: RecordId,
 }
@@ -241,7 +241,14 @@ pub struct PutBack {
 pub const TEXT: &[u8] = b"it was lost";
 
 impl PutBack {
+    /// After a retire, in a window for a backup.
     pub async fn after(mode: Mode) -> Self {
+        Self::with(mode, Some(Epoch::ZERO)).await
+    }
+
+    /// After a retire, in a window from an epoch on, or without one: then another
+    /// message keeps the hour among those that are walked.
+    pub async fn with(mode: Mode, window: Option<Epoch>) -> Self {
         let (rig, slice, _) = filled().await;
         let (channel, record) = (slice.channel, RecordId::new(b"lost".to_vec()).unwrap());
         let hour = Hour::of_unix_seconds(1_500_000_000).unwrap();
@@ -254,27 +261,34 @@ impl PutBack {
             .store
             .delete_cell(&partition, &record, WriteTime(at.0 + 1));
         deleted.await.unwrap();
+        let stands = RecordId::new(b"stands".to_vec()).unwrap();
+        if window.is_none() {
+            write(&rig, &view, hour, &stands, b"it stayed", at, None).await;
+        }
 
         let job = drained(&rig, mode).await;
         let retire = retire(&rig, job, mode).await;
+        let its_neighbour = u64::from(window.is_none() && mode == Mode::Reencrypt);
         assert_eq!(
             delete(&rig, &retire).await.unwrap().keys,
-            2 + own_keys(mode)
+            2 + own_keys(mode) + its_neighbour
         );
         let slice = SliceId {
             channel: channel.clone(),
             hour,
         };
-        assert!(keys(&rig, &slice).await.is_empty());
-        assert!(!slices(&rig).await.contains(&slice), "nothing leads to it");
-        let window = RestoreWindow {
-            floor: Epoch::ZERO,
-            opened_by: "test".to_owned(),
-            opened_ms: 1,
-            reason: "a backup".to_owned(),
-        };
-        let open = rig.registry.open_restore_window(&rig.org, &window);
-        open.await.unwrap();
+        let is_walked = slices(&rig).await.contains(&slice);
+        assert_eq!(is_walked, window.is_none());
+        if let Some(floor) = window {
+            let window = RestoreWindow {
+                floor,
+                opened_by: "test".to_owned(),
+                opened_ms: 1,
+                reason: "a backup".to_owned(),
+            };
+            let open = rig.registry.open_restore_window(&rig.org, &window);
+            open.await.unwrap();
+        }
         let put_back = [CellWrite {
             record: record.clone(),
             cell: cell.into(),
@@ -310,6 +324,13 @@ impl PutBack {
         let read = channel.read(self.hour, &self.record, &why).await;
         read.map(|message| message.unwrap().text().to_vec())
             .map_err(|error| error.code())
+    }
+
+    /// What a job left as it was, by code, once it is in a state.
+    pub async fn left(&self, job: JobId, state: JobState) -> Vec<String> {
+        let row = self.rig.wait_state(job, state).await;
+        let left = self.rig.book.quarantined(&row).await.unwrap();
+        left.into_iter().map(|cell| cell.code).collect()
     }
 
     async fn is_audited(&self) -> bool {

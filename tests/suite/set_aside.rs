@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use rekeyd::epoch::Epoch;
+use rekeyd::ids::ChannelId;
 use rekeyd::job::{JobState, Mode, RetireCounts};
 use rekeyd::kms::local::{DenyRule, Permission};
 use rekeyd::registry::RestoreWindow;
 use rekeyd::retire::{NotNow, Retire, RetireError};
 
+use crate::holding::{ask, name, request};
 use crate::retire::{
     PutBack, SLICES, TEXT, comes_back, delete, drained, filled, keys, opened, retire, slices,
 };
@@ -83,6 +85,65 @@ async fn what_a_rewrap_set_aside_comes_back_by_either_mode() {
     }
 }
 
+/// Without a window for a backup, or with one that begins later, what comes back was
+/// rolled back. That its key was set aside makes no difference, whatever the job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_back_without_a_window_stays_shut() {
+    let second = Epoch::new(2).unwrap();
+    // A rewrap's proof, which looks at key rows alone, has the last word.
+    for (mode, window, by_rewrap, by_reencrypt) in [
+        (Mode::Rewrap, None, "key_row_missing", "key_row_missing"),
+        (
+            Mode::Rewrap,
+            Some(second),
+            "key_row_missing",
+            "wrap_below_floor",
+        ),
+        (
+            Mode::Reencrypt,
+            None,
+            "epoch_below_floor",
+            "epoch_below_floor",
+        ),
+    ] {
+        let back = PutBack::with(mode, window).await;
+        let rig = &back.rig;
+        let third = back.third().await;
+        let worker = rig.worker().await;
+        let fourth = back.third().await;
+        for (again, to, code) in [
+            (Mode::Rewrap, third, by_rewrap),
+            (Mode::Reencrypt, fourth, by_reencrypt),
+        ] {
+            let job = rig.enqueue(rig.request(&to, again)).await;
+            let left = back.left(job, JobState::Blocked).await;
+            assert_eq!(left, [code], "{mode:?} {window:?} {again:?}");
+        }
+        worker.stop().await;
+        assert!(back.read().await.is_err());
+    }
+}
+
+/// A move gives a message another scope. What opens without its hour must not be
+/// the way to that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_does_not_open_what_was_sealed() {
+    // What a copy cannot open is left behind and said.
+    for (workspace, channel, end) in [
+        ("w2", None, JobState::Blocked),
+        ("w3", Some("elsewhere"), JobState::Drained),
+    ] {
+        let back = PutBack::after(Mode::Reencrypt).await;
+        let rig = &back.rig;
+        let to = channel.map_or(back.channel.clone(), |c| ChannelId::new(c).unwrap());
+        let (from, to) = (name(rig, "w1", &back.channel), name(rig, workspace, &to));
+        let worker = rig.worker().await;
+        let job = ask(rig, &request(&from, &to)).await;
+        assert_eq!(back.left(job, end).await, ["key_row_missing"], "{to}");
+        worker.stop().await;
+    }
+}
+
 /// A rewrap may not decrypt, so it cannot open what a re-encryption sealed. It says
 /// what is missing, and the verdict is not good.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,6 +155,8 @@ async fn a_rewrap_leaves_what_only_a_reencryption_can_bring_back() {
     let job = rig.enqueue(rig.request(&third, Mode::Rewrap)).await;
     let row = rig.wait_state(job, JobState::Blocked).await;
     assert!(row.verdict.unwrap().contains("must not be disabled"));
+    let left = back.left(job, JobState::Blocked).await;
+    assert_eq!(left, ["key_row_missing"]);
     assert_eq!(back.wrong().await, ["key_row_missing"]);
     let next = back.third().await;
     let job = rig.enqueue(rig.request(&next, Mode::Reencrypt)).await;

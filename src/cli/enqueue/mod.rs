@@ -159,6 +159,10 @@ pub(super) fn run(context: &Context, command: &Command) -> Result<Exit, Failure>
         "from": moves.map(|m| m.source()), "to": moves.map(|m| m.destination()),
         "move": moves.map(|m| m.kind()), "body_sha256": message.body_sha256(),
         "checked": matches!(checked, Some(Checked::Good)),
+        "not_checked": match &checked {
+            Some(Checked::NotAnswered(why)) => Some(why),
+            _ => None,
+        },
     });
     context.out.show(&programs, || {
         let mut text = format!(

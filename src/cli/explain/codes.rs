@@ -513,8 +513,8 @@ const QUARANTINED: &[Words] = &[
         "key_row_missing",
         "the key that the cell names has no row",
         "a key row was deleted, or the cell comes from elsewhere, as a backup from before a retire",
-        "if a retire deleted it less than 90 days ago, the next rekey opens the cell with what was \
-         set aside; else restore the key row from a backup",
+        "restore the key row from a backup; after a retire, in a restore window, a rekey opens the \
+         cell with what was set aside (`rekeyd help restore-window open`)",
     ],
     [
         "key_row_malformed",

@@ -35,6 +35,8 @@ const SEAL: &str = "key";
 /// up to 13 KiB where a KMS gives long wraps; clusters refuse batches of 50 KiB.
 pub(crate) const ROWS_AT_ONCE: usize = 20;
 const BYTES_AT_ONCE: usize = 24 << 10;
+/// Rows read at once for the hours they are of: a row may be large.
+const HOURS_AT_ONCE: usize = 100;
 /// Rows deleted with one.
 const DELETED_AT_ONCE: usize = 100;
 
@@ -150,7 +152,7 @@ impl JobBook {
         loop {
             let rows = self
                 .store
-                .control_list(TABLE, &partition, "", seen.as_deref(), limit)
+                .control_list(TABLE, &partition, "", seen.as_deref(), HOURS_AT_ONCE)
                 .await?;
             for (hour, _) in rows.iter().filter_map(|row| key_address(&row.id)) {
                 let hour = hour.to_string();
@@ -158,7 +160,7 @@ impl JobBook {
                     hours.push(hour);
                 }
             }
-            if rows.len() < limit || hours.len() >= limit {
+            if rows.len() < HOURS_AT_ONCE || hours.len() >= limit {
                 hours.truncate(limit);
                 return Ok(hours);
             }
@@ -365,4 +367,62 @@ fn past_hour(hour: &str) -> String {
 fn key_address(id: &str) -> Option<(Hour, KeyId)> {
     let (hour, key_id) = id.split_once('/')?;
     Some((hour.parse().ok()?, key_id.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, FakeClock, WallTime};
+    use crate::store::sqlite::SqliteStore;
+    use std::sync::Arc;
+
+    /// However many hours are asked for at once, and however many keys an hour has,
+    /// each hour is met once, in order, and none is passed over.
+    #[tokio::test]
+    async fn the_hours_of_what_is_set_aside_are_listed_whatever_the_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = FakeClock::at(WallTime(1_700_000_000_000_000));
+        let store = SqliteStore::open_or_create(dir.path().join("s"), clock.clone()).unwrap();
+        let book = JobBook::new(Arc::new(store), clock.clone());
+        let (job, channel) = (JobId::random(), ChannelId::new("c1").unwrap());
+        let hour = |n: u32| Hour::of_unix_seconds(3600 * u64::from(n)).unwrap();
+        let seal = AsideSeal {
+            row_hex: String::new(),
+        };
+        let _ = book.take_aside_seal(job, &channel, &seal).await.unwrap();
+        let mut keys = Vec::new();
+        for (n, of_hour) in [(7, 1), (8, 150), (9, 3), (400_000, 100), (400_001, 99)] {
+            keys.extend((0..of_hour).map(|key| {
+                let row_hex = String::new();
+                let wrap_epoch = crate::epoch::Epoch::FIRST;
+                let row = AsideKey::Wrapped {
+                    row_hex,
+                    wrap_epoch,
+                };
+                ((hour(n), KeyId([key; 16])), row)
+            }));
+        }
+        book.keep_aside(job, &channel, &keys).await.unwrap();
+        let expected: Vec<String> = [7, 8, 9, 400_000, 400_001]
+            .map(|n| hour(n).to_string())
+            .to_vec();
+        for limit in 1..=6 {
+            let (mut all, mut after) = (Vec::new(), None::<String>);
+            loop {
+                let listed = book.aside_hours(job, &channel, after.as_deref(), limit);
+                let listed = listed.await.unwrap();
+                assert!(listed.len() <= limit, "{limit}");
+                let ended = listed.len() < limit;
+                all.extend(listed);
+                after = all.last().cloned();
+                if ended {
+                    break;
+                }
+            }
+            assert_eq!(all, expected, "{limit}");
+        }
+        let other = book.aside_hours(JobId::random(), &channel, None, 5).await;
+        assert!(other.unwrap().is_empty());
+        assert!(clock.wall().unix_ms() > 0);
+    }
 }

@@ -4,7 +4,7 @@ use super::bench::{Bench, acme, channel, other, request};
 use crate::epoch::Epoch;
 use crate::ids::JobId;
 use crate::job::Mode;
-use crate::registry::{CopyPhase, Raised, RegistryError};
+use crate::registry::{CopyPhase, Raised, RegistryError, RestoreWindow};
 
 fn epoch(n: u32) -> Epoch {
     Epoch::new(n).unwrap()
@@ -86,4 +86,39 @@ async fn they_wait_for_copies_that_come_from_another_organization_too() {
     assert_eq!(raise(&b, Mode::Reencrypt, 5).await, waits);
     b.advance(&back, CopyPhase::Closed).await;
     assert_eq!(raise(&b, Mode::Reencrypt, 5).await, Raised::Yes);
+}
+
+/// What readers accept is no part of what should be: a write goes on by a view of
+/// before.
+#[tokio::test]
+async fn a_floor_or_a_window_makes_no_view_another() {
+    let b = Bench::new().await;
+    let view = async || b.registry.view(&acme(), &channel("c1")).await.unwrap();
+    let before = view().await;
+    assert_eq!(raise(&b, Mode::Reencrypt, 1).await, Raised::Yes);
+    let job = JobId::random();
+    let raised = b
+        .registry
+        .raise_channel_floor((&acme(), &channel("c1")), job, epoch(1), || true)
+        .await;
+    assert_eq!(raised.unwrap(), Raised::Yes);
+    let window = RestoreWindow {
+        floor: Epoch::ZERO,
+        opened_by: "test".to_owned(),
+        opened_ms: 1,
+        reason: "a backup".to_owned(),
+    };
+    b.registry
+        .open_restore_window(&acme(), &window)
+        .await
+        .unwrap();
+    let after = view().await;
+    assert_ne!(before.floor(), after.org_row.cell_floor);
+    assert!(after.agrees_with(&before));
+    let mut moved = after.clone();
+    moved.channel_row.epoch = epoch(2);
+    assert!(!moved.agrees_with(&after));
+    let mut rekeyed = after.clone();
+    rekeyed.org_row.wrap_epoch = epoch(2);
+    assert!(!rekeyed.agrees_with(&after));
 }

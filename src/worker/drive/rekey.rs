@@ -168,7 +168,8 @@ impl Driver<'_> {
 
     /// CMKs that earlier jobs led away from without coming to their end (they
     /// were cancelled): the scans of this job have shown that nothing is below
-    /// its epoch, so nothing is under them either. They too are no targets now.
+    /// its epoch, so nothing is under them either. They too are no targets now,
+    /// unless an operator has entered them anew since they were left.
     async fn free_earlier(&self, job: &JobRow, old: &CmkArn) -> Result<Vec<CmkArn>, WorkerError> {
         let registry = &self.worker.shared.registry;
         let org = job.request.org();
@@ -182,6 +183,10 @@ impl Driver<'_> {
         let earlier: std::collections::BTreeSet<CmkArn> = all
             .iter()
             .filter(|other| Some(other.epoch) < own)
+            .filter(|other| {
+                let row = list.get(&other.from_cmk);
+                row.is_some_and(|row| row.entered_ms <= other.at_ms)
+            })
             .map(|other| other.from_cmk.clone())
             .filter(|cmk| cmk != old && list.may_target(cmk) && !is_newer(cmk, &all))
             .collect();
