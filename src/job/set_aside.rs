@@ -72,6 +72,9 @@ pub struct Retired {
     pub drained_ms: u64,
     /// What was deleted.
     pub deleted: RetireCounts,
+    /// Old wraps that stayed: older CMKs still open them.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 /// Row `head` of a job: that something is set aside, and until when.

@@ -2,16 +2,23 @@
 //! it: the rules around `retire`, on the embedded parts only.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use rekeyd::clock::{FakeClock, SharedClock};
+use rekeyd::crypto::KeyId;
 use rekeyd::epoch::Epoch;
 use rekeyd::job::{JobState, Mode, RetireCounts};
 use rekeyd::kms::local::{DenyRule, Permission};
+use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::RestoreWindow;
 use rekeyd::retire::{NotNow, Retire, RetireError};
+use rekeyd::store::{SliceKey, StoreError, StoreErrorClass, StoreResult};
 
 use crate::retire::{
     PutBack, SLICES, TEXT, comes_back, delete, drained, filled, keys, opened, retire, slices,
 };
+use crate::watched::{StepIn, Watched};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
@@ -39,6 +46,72 @@ async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
     for slice in slices(&rig).await {
         let rows = keys(&rig, &slice).await;
         assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
+    }
+}
+
+/// A store that fails every other delete, or all of them.
+struct Away {
+    deletes: AtomicU64,
+    for_good: bool,
+}
+
+#[async_trait::async_trait]
+impl StepIn for Away {
+    async fn before_key_goes(&self, _: &SliceKey, _: KeyId) -> StoreResult<()> {
+        let n = self.deletes.fetch_add(1, Ordering::Relaxed);
+        match self.for_good || n % 2 == 0 {
+            true => Err(StoreError::new(StoreErrorClass::Transient, "away")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retire_is_patient_with_a_store_that_is_away() {
+    let (rig, ..) = filled().await;
+    let job = drained(&rig, Mode::Reencrypt).await;
+    let why = Use::new(ReasonCode::Retire, "test");
+    // Away for good: tried again for a while by its clock, said once, then given up.
+    for for_good in [true, false] {
+        let deletes = AtomicU64::new(0);
+        let store = Watched::around(rig.store.clone(), Away { deletes, for_good });
+        let fake = FakeClock::at(rig.clock.wall());
+        let clock: SharedClock = fake.clone();
+        let at = (
+            (rig.org.clone(), job),
+            (Mode::Reencrypt, Epoch::new(2).unwrap()),
+        );
+        let retire = Retire::new(store.clone(), clock, at.0, at.1).await.unwrap();
+        let found = retire.survey().await.unwrap().counts;
+        let said = AtomicU64::new(0);
+        let hear = |_: &RetireError| {
+            said.fetch_add(1, Ordering::Relaxed);
+        };
+        let deleting = retire.delete(100_000, &rig.audit, &why, hear);
+        let passing = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                fake.advance(Duration::from_secs(1));
+            }
+        };
+        let ended = tokio::select! {
+            ended = deleting => ended,
+            () = passing => unreachable!(),
+        };
+        let said = said.load(Ordering::Relaxed);
+        match for_good {
+            true => {
+                assert!(matches!(ended, Err(RetireError::Store(_))), "{ended:?}");
+                assert_eq!((said, retire.gone()), (1, 0));
+                let tries = store.step_in().deletes.load(Ordering::Relaxed);
+                assert!(tries > 5, "{tries}");
+            }
+            false => {
+                assert_eq!(ended.unwrap(), found, "counted once");
+                assert_eq!(retire.gone(), found.rows());
+                assert!(said > 0);
+            }
+        }
     }
 }
 
