@@ -162,6 +162,13 @@ impl<'a> Status<'a> {
                 &throttles::unreadable_of_job(&rows, org, id),
             );
         }
+        if progress::may_set_aside(job, tasks) {
+            let so_far = self.book.aside_so_far(job.request.job_id()).await?;
+            if let Some(so_far) = so_far {
+                let channels = self.registry.count_channels(job.request.org()).await?;
+                progress.set_aside(so_far, channels);
+            }
+        }
         speed.look(&mut progress, job, clock.wall(), clock.boot());
         Ok(progress)
     }
@@ -292,7 +299,7 @@ impl<'a> Status<'a> {
             "driven_by": driven_by.map(|lease| &lease.worker),
             "progress": progress,
             "rewriting": job.rewriting, "proof": job.proof, "effort": job.effort,
-            "takeovers": job.takeovers, "verdict": job.verdict,
+            "takeovers": so_far.takeovers, "verdict": job.verdict,
             "set_aside": job.set_aside, "retired": job.retired,
             "retiring": retiring.as_ref().map(|begun| json!({
                 "begun_ms": begun.begun_ms, "deleted": begun.counts,
@@ -358,8 +365,8 @@ impl<'a> Status<'a> {
         if job.proof.scanned > 0 {
             rows.push(("proof", counts(&job.proof)));
         }
-        if job.takeovers > 0 {
-            rows.push(("takeovers", job.takeovers.to_string()));
+        if so_far.takeovers > 0 {
+            rows.push(("takeovers", so_far.takeovers.to_string()));
         }
         let copy = job.copy.as_ref();
         if let Some(said) = copy.and_then(|copy| copy.leave_behind.as_ref()) {

@@ -8,12 +8,14 @@ use std::time::Duration;
 use rekeyd::clock::{FakeClock, SharedClock};
 use rekeyd::crypto::KeyId;
 use rekeyd::epoch::Epoch;
-use rekeyd::job::{JobState, Mode, RetireCounts};
+use rekeyd::job::{AsideSoFar, JobState, Mode, RetireCounts};
 use rekeyd::kms::local::{DenyRule, Permission};
 use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::RestoreWindow;
 use rekeyd::retire::{NotNow, Retire, RetireError};
-use rekeyd::store::{SliceKey, StoreError, StoreErrorClass, StoreResult};
+use rekeyd::store::{
+    Applied, ControlTable, ControlWrite, Expect, SliceKey, StoreError, StoreErrorClass, StoreResult,
+};
 
 use crate::retire::{
     PutBack, SLICES, TEXT, comes_back, delete, drained, filled, keys, opened, retire, slices,
@@ -113,6 +115,51 @@ async fn a_retire_is_patient_with_a_store_that_is_away() {
             }
         }
     }
+}
+
+/// How far it is can be seen while it goes on. What a worker that died had saved of
+/// a channel is for those who look: the channel is not done for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_setting_aside_shows_how_far_it_is_and_half_a_channel_is_not_done() {
+    let (rig, slice, _) = filled().await;
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    rig.wait(job, "the proof", |row| row.state >= JobState::Verified)
+        .await;
+    assert_eq!(rig.book.aside_so_far(job).await.unwrap(), None);
+    let half = ControlWrite {
+        id: format!("channel/{}", slice.channel),
+        expect: Expect::Absent,
+        body: Some(r#"{"done":false,"keys":0,"kms_calls":3}"#.to_owned()),
+    };
+    let (table, partition) = (ControlTable::SetAside, job.to_string());
+    let applied = rig.store.control_apply(table, &partition, &[half]).await;
+    assert_eq!(applied.unwrap(), Applied::Yes);
+    // The slice with two keys is done later than the others.
+    rig.ring.set_latency_ms(1500).unwrap();
+    let mut seen = Vec::new();
+    rig.wait(job, "keys that are set aside", |row| {
+        row.state == JobState::Draining
+    })
+    .await;
+    loop {
+        let so_far = rig.book.aside_so_far(job).await.unwrap();
+        seen.extend(so_far.filter(|so_far| seen.last() != Some(so_far)));
+        let row = rig.wait(job, "any state", |_| true).await;
+        if row.state == JobState::Drained {
+            let aside = row.set_aside.unwrap();
+            assert_eq!((aside.keys, aside.refused_keys()), (SLICES + 1, 0));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    worker.stop().await;
+    let channels = rig.registry.count_channels(&rig.org).await.unwrap();
+    let last = seen.last().unwrap();
+    assert_eq!((last.keys, last.channels_done), (SLICES + 1, channels));
+    let half = |so_far: &&AsideSoFar| so_far.keys > 0 && so_far.channels_done == 0;
+    assert!(seen.iter().any(|so_far| half(&so_far)), "{seen:?}");
+    assert!(seen.is_sorted_by_key(|so_far| so_far.keys), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
