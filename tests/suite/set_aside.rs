@@ -61,7 +61,7 @@ struct Away {
 impl StepIn for Away {
     async fn before_key_goes(&self, _: &SliceKey, _: KeyId) -> StoreResult<()> {
         let n = self.deletes.fetch_add(1, Ordering::Relaxed);
-        match self.for_good || n % 2 == 0 {
+        match self.for_good || n.is_multiple_of(2) {
             true => Err(StoreError::new(StoreErrorClass::Transient, "away")),
             false => Ok(()),
         }
