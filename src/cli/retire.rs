@@ -21,7 +21,7 @@ use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
 use crate::progress;
 use crate::registry::Registry;
-use crate::retire::{NotNow, Retire, RetireError, Survey};
+use crate::retire::{NotNow, PATIENCE, Retire, RetireError, Survey};
 use crate::steer::Act;
 
 #[derive(clap::Args)]
@@ -90,29 +90,48 @@ async fn retire(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
     if !survey.found.is_whole() {
         return Err(not_whole(&ready, None));
     }
+    // What an earlier call deleted before it was killed counts as well.
+    let begun = book.retire_progress(id).await?;
+    let gone = begun.map_or(0, |begun| begun.row.counts.rows());
+    let is_empty = survey.counts.rows() == 0 && gone == 0 && survey.kept.wraps() > 0;
     let programs = |state: JobState, deleted: Option<&RetireCounts>| {
         for_programs(id, &ready, &survey, state, deleted)
     };
     if arguments.dry_run {
+        let next = match is_empty {
+            true => format!("nothing can be deleted; {}", what_helps(&ready, &survey)),
+            false => format!("nothing was deleted; next: rekeyd retire {id} --confirm {org}"),
+        };
         context.out.show(&programs(JobState::Drained, None), || {
-            format!(
-                "{}\nnothing was deleted; next: rekeyd retire {id} --confirm {org}",
-                for_people(id, &ready, &survey)
-            )
+            format!("{}\n{next}", for_people(id, &ready, &survey))
         })?;
         return Ok(Exit::Done);
     }
-    if arguments.confirm.is_none() {
-        ask(context, &for_people(id, &ready, &survey), org.as_str())?;
+    if is_empty {
+        return Err(nothing_to_delete(&ready, &survey));
     }
-    let deleted = delete(context, &book, &retire, &ready, arguments.rate, &reason).await?;
+    let shown = for_people(id, &ready, &survey);
+    match &arguments.confirm {
+        Some(_) => context.out.say(&format!("{shown}\n"))?,
+        None => ask(context, &shown, org.as_str())?,
+    }
+    let deleting = Deleting {
+        context,
+        book: &book,
+        retire: &retire,
+        ready: &ready,
+        survey: &survey,
+    };
+    let deleted = deleting.run(arguments.rate, &reason).await?;
     context
         .out
         .show(&programs(JobState::Retired, Some(&deleted)), || {
             format!(
-                "job {id} is retired: {} deleted{}",
+                "job {id} is retired: {} deleted{}{}",
                 counted(&deleted),
-                kept(&survey)
+                kept(&ready, &survey),
+                figures::both_cmks(survey.kept.wraps())
+                    .map_or(String::new(), |said| format!("\n{said}"))
             )
         })?;
     Ok(Exit::Done)
@@ -120,99 +139,119 @@ async fn retire(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
 
 /// How often it is said how far it is, on a terminal and elsewhere.
 const EVERY: Duration = Duration::from_secs(1);
-const EVERY_ELSEWHERE: Duration = Duration::from_secs(30);
+const EVERY_ELSEWHERE: Duration = Duration::from_secs(10);
 
-/// Says now and then how far it is. What cannot be read or said now is no reason to
-/// stop.
-async fn watch(context: &Context, book: &JobBook, id: JobId) -> std::convert::Infallible {
-    let live = context.out.is_live();
-    loop {
-        let pause = if live { EVERY } else { EVERY_ELSEWHERE };
-        context.clock.sleep(pause).await;
-        let Ok(Some(begun)) = book.retire_progress(id).await else {
-            continue;
-        };
-        let line = format!(
-            "{} gone or about to go",
-            figures::count(begun.row.counts.rows(), "wrap")
-        );
-        match live {
-            true => drop(out::redraw(&line)),
-            false => eprintln!("{line}"),
-        }
-    }
+/// What is deleted, and what of.
+struct Deleting<'a> {
+    context: &'a Context,
+    book: &'a JobBook,
+    retire: &'a Retire,
+    ready: &'a Ready,
+    survey: &'a Survey,
 }
 
-async fn delete(
-    context: &Context,
-    book: &JobBook,
-    retire: &Retire,
-    ready: &Ready,
-    rate: u32,
-    reason: &str,
-) -> Result<RetireCounts, Failure> {
-    let (id, who) = (ready.request.job_id, who());
-    let mut why = Use::new(ReasonCode::Retire, reason);
-    why.job = Some(id);
-    why.requested_by = Some(who.clone());
-    let audit = context.audit(OPERATOR)?;
-    let record = || {
-        let mut record = Record::new(RecordType::Job, "retire").because(&why);
-        record.org = Some(ready.request.org.clone());
-        record
-    };
-    audit.record(record().intended());
-    audit.durable().await?;
-    let ended = async {
-        // Whoever finds it cut short learns so from the history.
-        let mut job = context::job(book, id).await?;
-        let begun = format!("retire begun or taken up again by {who}: {reason}");
-        book.note(&mut job, &who, &begun).await?;
-        let deleting = retire.delete(rate, &audit, &why);
-        let deleted = tokio::select! {
-            biased;
-            deleted = deleting => deleted,
-            never = watch(context, book, id) => match never {},
-        }
-        .map_err(|error| match error {
-            RetireError::NotNow(why) => not_now(ready, &why),
-            RetireError::NotWhole(slice) => not_whole(ready, Some(&slice)),
-            other => other.into(),
-        })?;
-        if context.out.is_live() {
-            out::redraw("")?;
-        }
-        killpoint::reach("retire_before_end");
-        let said = format!("by {who}: {reason}; {} deleted", counted(&deleted));
-        let act = Act {
-            book,
-            audit: &audit,
-            job: id,
-            who: &who,
-            why: &said,
-        };
-        act.go::<Failure>(async |job| {
-            let row = &mut job.row;
-            if row.state == JobState::Retired {
-                return Ok(None);
+impl Deleting<'_> {
+    /// Says now and then how far it is. What cannot be said now is no reason to stop.
+    async fn watch(&self) -> std::convert::Infallible {
+        let live = self.context.out.is_live();
+        let all = figures::count(self.survey.counts.rows(), "old wrap");
+        loop {
+            let pause = if live { EVERY } else { EVERY_ELSEWHERE };
+            self.context.clock.sleep(pause).await;
+            let line = format!("{} of {all} deleted", self.retire.gone());
+            match live {
+                true => drop(out::redraw(&line)),
+                false => eprintln!("{line}"),
             }
-            row.retired = Some(Retired {
-                drained_ms: row.since_ms,
-                deleted,
-            });
-            Ok(Some(JobState::Retired))
-        })
-        .await?;
-        Ok(deleted)
+        }
     }
-    .await;
-    if let Ok(deleted) = &ended {
-        let mut record = record();
-        record.records = Some(RetireCounts::rows(deleted));
-        audit.record(record);
+
+    /// Says that the store does not answer.
+    fn away(&self, error: &RetireError) {
+        if self.context.out.is_live() {
+            drop(out::redraw(""));
+        }
+        let error = figures::printable(&error.to_string());
+        let span = figures::span(PATIENCE);
+        eprintln!("the store does not answer, and is tried again for {span}: {error}");
     }
-    audit.close().await?;
-    ended
+
+    async fn run(&self, rate: u32, reason: &str) -> Result<RetireCounts, Failure> {
+        let Self {
+            context,
+            book,
+            retire,
+            ready,
+            survey,
+        } = *self;
+        let (id, who) = (ready.request.job_id, who());
+        let mut why = Use::new(ReasonCode::Retire, reason);
+        why.job = Some(id);
+        why.requested_by = Some(who.clone());
+        let audit = context.audit(OPERATOR)?;
+        let record = || {
+            let mut record = Record::new(RecordType::Job, "retire").because(&why);
+            record.org = Some(ready.request.org.clone());
+            record
+        };
+        audit.record(record().intended());
+        audit.durable().await?;
+        let ended = async {
+            // Whoever finds it cut short learns so from the history.
+            let mut job = context::job(book, id).await?;
+            let begun = format!("retire begun or taken up again by {who}: {reason}");
+            book.note(&mut job, &who, &begun).await?;
+            let deleting = retire.delete(rate, &audit, &why, |error| self.away(error));
+            let deleted = tokio::select! {
+                biased;
+                deleted = deleting => deleted,
+                never = self.watch() => match never {},
+            }
+            .map_err(|error| match error {
+                RetireError::NotNow(why) => not_now(ready, &why),
+                RetireError::NotWhole(slice) => not_whole(ready, Some(&slice)),
+                other => other.into(),
+            })?;
+            if context.out.is_live() {
+                out::redraw("")?;
+            }
+            killpoint::reach("retire_before_end");
+            let kept = survey.kept.wraps();
+            let mut said = format!("by {who}: {reason}; {} deleted", counted(&deleted));
+            if let Some(both) = figures::both_cmks(kept) {
+                said += &format!("; {} kept: {both}", figures::count(kept, "old wrap"));
+            }
+            let act = Act {
+                book,
+                audit: &audit,
+                job: id,
+                who: &who,
+                why: &said,
+            };
+            act.go::<Failure>(async |job| {
+                let row = &mut job.row;
+                if row.state == JobState::Retired {
+                    return Ok(None);
+                }
+                row.retired = Some(Retired {
+                    drained_ms: row.since_ms,
+                    deleted,
+                    kept,
+                });
+                Ok(Some(JobState::Retired))
+            })
+            .await?;
+            Ok(deleted)
+        }
+        .await;
+        if let Ok(deleted) = &ended {
+            let mut record = record();
+            record.records = Some(RetireCounts::rows(deleted));
+            audit.record(record);
+        }
+        audit.close().await?;
+        ended
+    }
 }
 
 /// Refuses what may not be retired, or not yet.
@@ -417,7 +456,7 @@ fn for_people(id: JobId, ready: &Ready, survey: &Survey) -> String {
         ],
         rows,
     );
-    text += &kept(survey);
+    text += &kept(ready, survey);
     let until = figures::time(ready.aside.until_ms);
     text += &format!(
         "\n\nset aside under the CMK that was active at its end: {} until {until}",
@@ -436,22 +475,61 @@ fn counted(counts: &RetireCounts) -> String {
 }
 
 /// Old wraps that stay, in a line of its own each.
-fn kept(survey: &Survey) -> String {
+fn kept(ready: &Ready, survey: &Survey) -> String {
+    let lines = why_kept(ready, survey);
+    lines.iter().map(|line| format!("\nkept: {line}")).collect()
+}
+
+/// How many old wraps stay, and why: for each why one.
+fn why_kept(ready: &Ready, survey: &Survey) -> Vec<String> {
     let kept = &survey.kept;
-    let mut text = String::new();
-    for (n, why) in [
-        (kept.not_set_aside, "their key could not be set aside"),
+    let codes: Vec<&str> = ready.aside.refused.keys().map(String::as_str).collect();
+    let not_set_aside = match codes.is_empty() {
+        true => "their key could not be set aside".to_owned(),
+        false => format!("their key could not be set aside ({})", codes.join(", ")),
+    };
+    [
+        (kept.not_set_aside, not_set_aside.as_str()),
         (
             kept.not_proven,
             "no cell names their key, so its newer wrap is not proven",
         ),
         (kept.not_sound, "their key is not as it should be"),
-    ] {
-        if n > 0 {
-            text += &format!("\nkept: {}: {why}", figures::count(n, "old wrap"));
-        }
+    ]
+    .into_iter()
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, why)| format!("{}: {why}", figures::count(n, "old wrap")))
+    .collect()
+}
+
+/// A job that would be called retired for nothing: what it left behind stays, and a
+/// later job's retire takes it.
+fn nothing_to_delete(ready: &Ready, survey: &Survey) -> Failure {
+    let what = format!(
+        "job {} has nothing that can be deleted; kept: {}",
+        ready.request.job_id,
+        why_kept(ready, survey).join("; ")
+    );
+    Failure::new(Exit::Conflict, what).help(what_helps(ready, survey))
+}
+
+fn what_helps(ready: &Ready, survey: &Survey) -> String {
+    let next = "run another rekey; that job's retire deletes them";
+    let cmk = &ready.activated.from_cmk;
+    let mut help = match survey.kept.not_set_aside {
+        0 => next.to_owned(),
+        _ => format!(
+            "see that the CMK they are under can be used (this job's old one is {cmk}), then run \
+             another rekey: it sets their keys aside, and its retire deletes them"
+        ),
+    };
+    if survey.kept.not_sound > 0 {
+        help += &format!(
+            "; `rekeyd verify --org {}` says more of keys that are not as they should be",
+            ready.request.org
+        );
     }
-    text
+    help + "; until then every revocation has to be applied to both CMKs"
 }
 
 impl From<RetireError> for Failure {

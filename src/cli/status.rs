@@ -14,7 +14,7 @@ use crate::clock::BootTime;
 use crate::config::QueueKind;
 use crate::ids::JobId;
 use crate::job::{
-    JobBook, JobMessage, JobRow, JobState, RetireProgress, SetAside, TaskRow, is_free,
+    JobBook, JobMessage, JobRow, JobState, RetireProgress, Retired, SetAside, TaskRow, is_free,
 };
 use crate::progress::{self, Progress, Speed, throttles};
 use crate::queue::SharedQueue;
@@ -102,7 +102,7 @@ impl<'a> Status<'a> {
             || {
                 let mut text = self.for_people(&job, &so_far, &progress);
                 if let Some(begun) = &retiring {
-                    text += &format!("\n{}", cut_short(&job, begun));
+                    text += &cut_short(&job, begun);
                 }
                 text
             },
@@ -161,6 +161,13 @@ impl<'a> Status<'a> {
                 throttles::of_job(&rows, org, id, now),
                 &throttles::unreadable_of_job(&rows, org, id),
             );
+        }
+        if progress::may_set_aside(job, tasks) {
+            let so_far = self.book.aside_so_far(job.request.job_id()).await?;
+            if let Some(so_far) = so_far {
+                let channels = self.registry.count_channels(job.request.org()).await?;
+                progress.set_aside(so_far, channels);
+            }
         }
         speed.look(&mut progress, job, clock.wall(), clock.boot());
         Ok(progress)
@@ -292,7 +299,7 @@ impl<'a> Status<'a> {
             "driven_by": driven_by.map(|lease| &lease.worker),
             "progress": progress,
             "rewriting": job.rewriting, "proof": job.proof, "effort": job.effort,
-            "takeovers": job.takeovers, "verdict": job.verdict,
+            "takeovers": so_far.takeovers, "verdict": job.verdict,
             "set_aside": job.set_aside, "retired": job.retired,
             "retiring": retiring.as_ref().map(|begun| json!({
                 "begun_ms": begun.begun_ms, "deleted": begun.counts,
@@ -358,8 +365,8 @@ impl<'a> Status<'a> {
         if job.proof.scanned > 0 {
             rows.push(("proof", counts(&job.proof)));
         }
-        if job.takeovers > 0 {
-            rows.push(("takeovers", job.takeovers.to_string()));
+        if so_far.takeovers > 0 {
+            rows.push(("takeovers", so_far.takeovers.to_string()));
         }
         let copy = job.copy.as_ref();
         if let Some(said) = copy.and_then(|copy| copy.leave_behind.as_ref()) {
@@ -385,6 +392,9 @@ impl<'a> Status<'a> {
         if let Some(aside) = &job.set_aside {
             rows.push(("set aside", set_aside(aside)));
         }
+        if let Some(retired) = &job.retired {
+            rows.push(("retired", in_words(job, retired)));
+        }
         if let Some(next) = progress::next(job) {
             rows.push(("next", next));
         }
@@ -398,10 +408,23 @@ impl<'a> Status<'a> {
 fn cut_short(job: &JobRow, begun: &RetireProgress) -> String {
     let (id, org) = (job.request.job_id(), job.request.org());
     format!(
-        "retiring    begun at {}, {} gone or about to go; if nothing runs any more: rekeyd retire {id} --confirm {org}",
+        "retiring    begun at {}, up to {} gone; if nothing runs any more: rekeyd retire {id} --confirm {org}",
         figures::time(begun.begun_ms),
         figures::count(begun.counts.rows(), "wrap")
     )
+}
+
+/// When a job was retired, what went, and what stayed.
+fn in_words(job: &JobRow, retired: &Retired) -> String {
+    let mut text = format!(
+        "at {}, {} deleted",
+        figures::time(job.since_ms),
+        figures::count(retired.deleted.rows(), "old wrap")
+    );
+    if let Some(both) = figures::both_cmks(retired.kept) {
+        text += &format!(", {} kept: {both}", retired.kept);
+    }
+    text
 }
 
 /// The old keys of a drained rekey.
@@ -441,12 +464,24 @@ fn counts(c: &crate::job::Counts) -> String {
 
 fn last_words(job: &JobRow) -> String {
     let request = &job.request;
-    let took = Duration::from_millis(job.since_ms.saturating_sub(job.recorded_ms));
+    // A retire may come months later, and is none of the job's time.
+    let over_ms = match &job.retired {
+        Some(retired) => retired.drained_ms,
+        None => job.since_ms,
+    };
+    let took = Duration::from_millis(over_ms.saturating_sub(job.recorded_ms));
     let what = match request.channel_move() {
         None => format!("rekey {}", request.org()),
         Some(m) => format!("move {} to {}", m.source(), m.destination()),
     };
-    let mut text = format!("{what} {} after {}", job.state, figures::span(took));
+    let state = match &job.retired {
+        Some(_) => JobState::Drained,
+        None => job.state,
+    };
+    let mut text = format!("{what} {state} after {}", figures::span(took));
+    if let Some(retired) = &job.retired {
+        text += &format!("; retired {}", in_words(job, retired));
+    }
     if job.rewriting.scanned > 0 {
         text += &format!("; rewriting: {}", counts(&job.rewriting));
     }

@@ -378,7 +378,8 @@ fn sign<T: Leased>(
     row.set_lease(Some(Lease {
         worker: me.worker.clone(),
         until_ms: clock.wall().plus(timing.lease()).unix_ms(),
-        waits: me.waiting.words(),
+        waits: me.waiting.of_jobs(),
+        intake_waits: me.waiting.of_intake(),
         slowed: book.slowed(),
     }));
     note_stream(row.streams_mut(), StreamRef::from(&me.audit.head()));

@@ -45,7 +45,8 @@ pub use rows::{
 };
 pub use schema::MESSAGE_SCHEMA;
 pub use set_aside::{
-    AsideChannel, AsideHead, AsideKey, AsideSeal, RetireCounts, RetireProgress, Retired, SetAside,
+    AsideChannel, AsideHead, AsideKey, AsideSeal, AsideSoFar, RetireCounts, RetireProgress,
+    Retired, SetAside,
 };
 pub use state::JobState;
 pub(crate) use throttle::Bucket;

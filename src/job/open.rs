@@ -111,6 +111,7 @@ mod tests {
             worker: "w".into(),
             until_ms,
             waits: None,
+            intake_waits: None,
             slowed: None,
         });
         Versioned {

@@ -23,6 +23,10 @@ pub struct Lease {
     /// What the holder waited for when it last wrote, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+    /// What the holder's taking in of jobs waited for, in words. Jobs that are
+    /// recorded go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intake_waits: Option<String>,
     /// What slowed the holder down when it last wrote, in words. It goes on,
     /// only slower.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -72,6 +72,9 @@ pub struct Retired {
     pub drained_ms: u64,
     /// What was deleted.
     pub deleted: RetireCounts,
+    /// Old wraps that stayed: older CMKs still open them.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 /// Row `head` of a job: that something is set aside, and until when.
@@ -90,13 +93,24 @@ pub struct AsideHead {
 pub struct AsideChannel {
     /// Every old key of the channel was looked at.
     pub done: bool,
-    /// Keys that are set aside.
+    /// Keys that are set aside; so far, where it is not done.
     pub keys: u64,
     /// Keys that could not be, by the reason's stable code.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u64>,
     /// Calls of the KMS that it took.
     pub kms_calls: u64,
+}
+
+/// How far the setting aside is, in all channels together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct AsideSoFar {
+    /// Keys that are set aside. Saved every few seconds, so it may be more.
+    pub keys: u64,
+    /// Keys that could not be.
+    pub refused: u64,
+    /// Channels of which every old key was looked at.
+    pub channels_done: u64,
 }
 
 /// Row `key` of a job and a channel: the data key that the channel's old keys

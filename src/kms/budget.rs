@@ -18,6 +18,7 @@ pub use pace::BudgetSettings;
 use self::pace::Pace;
 use super::caller::Callers;
 use super::codes::{Cause, Patience};
+use super::outages::{self, Outages};
 use super::{CmkDescription, Dek, GeneratedKey, Kms, KmsClass, KmsError, SharedKms, Use, Wrapped};
 use crate::clock::{BootTime, SharedClock};
 use crate::ids::{CmkArn, OrgId};
@@ -209,6 +210,7 @@ pub struct Budgeted {
     policy: RetryPolicy,
     clock: SharedClock,
     waiting: Waiting,
+    outages: Outages,
 }
 
 impl Budgeted {
@@ -227,6 +229,7 @@ impl Budgeted {
             policy,
             clock,
             waiting: Waiting::default(),
+            outages: Outages::default(),
         }
     }
 
@@ -270,6 +273,10 @@ impl Budgeted {
                 settled => {
                     // A refusal is an answer too.
                     self.waiting.clear(Part::Kms);
+                    if let Some(away) = self.outages.ends(cmk, self.clock.boot()) {
+                        let away_s = away.as_secs();
+                        tracing::info!(%org, %cmk, away_s, "the KMS answers again");
+                    }
                     return settled;
                 }
             };
@@ -281,6 +288,13 @@ impl Budgeted {
                 budget.pace(|pace| pace.throttled(sent, now));
             }
             failures += 1;
+            let is_silent = error.class != (KmsClass::Transient { throttled: true });
+            if is_silent && failures >= outages::FAILURES && self.outages.begins(cmk, now) {
+                tracing::warn!(
+                    %org, %cmk, code = %error.code,
+                    "the KMS does not answer; calls to it are tried again"
+                );
+            }
             let cause = error.cause();
             let times = match in_a_row {
                 Some((before, times)) if before == cause => times + 1,

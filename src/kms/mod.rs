@@ -9,6 +9,7 @@
 //! | `local` | the local key ring: a file, for trial and tests |
 //! | `caller` | who calls: ourselves, or a role of the customer's |
 //! | `budget` | decorator: rate budget per account and region, and the only retries |
+//! | `outages` | says in the log when a KMS begins not to answer, and when it answers again |
 //! | `audited` | decorator: an audit record for every call |
 //! | `gated` | decorator: a call passes a gate first, such as an operator's throttle |
 //! | `trial` | is a CMK as a rekey needs it, by canaries |
@@ -23,6 +24,7 @@ pub mod codes;
 pub mod conformance;
 mod gated;
 pub mod local;
+mod outages;
 pub mod trial;
 
 use std::sync::Arc;

@@ -98,6 +98,13 @@ pub fn count(n: u64, one: &str) -> String {
     }
 }
 
+/// What follows for a customer from old wraps that a retire kept; `None` of none.
+pub fn both_cmks(kept: u64) -> Option<&'static str> {
+    (kept > 0).then_some(
+        "a revocation has to be applied to both CMKs until a later job's retire has deleted them",
+    )
+}
+
 /// Text of unknown origin without characters that could steer a terminal.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

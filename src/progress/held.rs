@@ -98,7 +98,9 @@ fn note(
     // writes that row: so the newest counts.
     if lease.until_ms >= seen.newest_until_ms {
         seen.newest_until_ms = lease.until_ms;
-        seen.waits.clone_from(&lease.waits);
+        let both = [&lease.waits, &lease.intake_waits].into_iter().flatten();
+        let both: Vec<&str> = both.map(String::as_str).collect();
+        seen.waits = (!both.is_empty()).then(|| both.join("; "));
         seen.slowed.clone_from(&lease.slowed);
     }
     seen.held.push(Held {

@@ -29,7 +29,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::WallTime;
-use crate::job::{Counts, JobRow, JobState, Pass, TaskRow, TaskState, Throttle, Transition};
+use crate::job::{
+    AsideSoFar, Counts, JobRow, JobState, Pass, TaskRow, TaskState, Throttle, Transition,
+};
 use crate::registry::{CopyPhase, Timing};
 
 pub use held::{Held, Seen, held};
@@ -72,6 +74,35 @@ pub struct Progress {
     pub slowed: Option<String>,
     /// What operators have slowed it down by.
     pub throttles: Vec<Throttle>,
+    /// Of a rekey whose last scan is done: how far the setting aside of its old
+    /// keys is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setting_aside: Option<SettingAside>,
+}
+
+/// How far the setting aside of old keys is. How many there are is known only at
+/// its end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SettingAside {
+    /// Keys and channels so far.
+    #[serde(flatten)]
+    pub so_far: AsideSoFar,
+    /// Channels in all.
+    pub channels: u64,
+    /// Keys a second; absent before there are two measurements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_per_s: Option<f64>,
+}
+
+/// Whether a job may be setting its old keys aside: it drains, and its last scan is
+/// done.
+pub fn may_set_aside(job: &JobRow, tasks: &[TaskRow]) -> bool {
+    let drains = job.round.is_some_and(|round| round.pass == Pass::Drain);
+    job.state == JobState::Draining
+        && drains
+        && job.request.rekey().is_some()
+        && !tasks.is_empty()
+        && tasks.iter().all(|task| task.state == TaskState::Done)
 }
 
 impl Progress {
@@ -91,6 +122,7 @@ impl Progress {
             waits: waits::of(job, tasks, timing, now),
             slowed: waits::said(job, tasks, |lease| lease.slowed.as_deref()),
             throttles: Vec::new(),
+            setting_aside: None,
         };
         if !tasks.is_empty() {
             progress.blocked_slices = tasks.iter().map(|t| t.blocked.len() as u64).sum();
@@ -121,6 +153,15 @@ impl Progress {
         }
     }
 
+    /// Notes how far the setting aside is, of so many channels.
+    pub fn set_aside(&mut self, so_far: AsideSoFar, channels: u64) {
+        self.setting_aside = Some(SettingAside {
+            so_far,
+            channels,
+            keys_per_s: None,
+        });
+    }
+
     fn left(&self) -> u64 {
         self.slices - self.slices_done
     }
@@ -149,6 +190,9 @@ impl Progress {
                 parts.push(format!("KMS {}/s", figures::rate(rates.kms_per_s)));
             }
         }
+        if let Some(aside) = &self.setting_aside {
+            parts.push(aside.in_words());
+        }
         if self.blocked_slices > 0 {
             parts.push(format!("{} blocked", self.blocked_slices));
         }
@@ -167,6 +211,28 @@ impl Progress {
             None => {}
         }
         parts.join("  ")
+    }
+}
+
+impl SettingAside {
+    /// In words, for people.
+    pub fn in_words(&self) -> String {
+        let AsideSoFar {
+            keys,
+            refused,
+            channels_done,
+        } = self.so_far;
+        let mut text = format!("old keys are set aside: {keys} so far");
+        if let Some(per_s) = self.keys_per_s {
+            text += &format!(", {}/s", figures::rate(per_s));
+        }
+        if refused > 0 {
+            text += &format!(", {refused} not");
+        }
+        text + &format!(
+            ", {channels_done} of {}",
+            figures::count(self.channels, "channel")
+        )
     }
 }
 

@@ -13,6 +13,9 @@ use crate::job::{JobRow, JobState};
 /// shorter span would jump.
 const WINDOW: Duration = Duration::from_secs(15);
 
+/// The shortest look at the setting aside of keys that says something.
+const ASIDE_LOOK: Duration = Duration::from_secs(5);
+
 /// Speed, per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rates {
@@ -29,12 +32,18 @@ pub struct Rates {
 pub struct Speed {
     round: Option<u32>,
     seen: VecDeque<(BootTime, u64, u64, u64)>,
+    aside: VecDeque<(BootTime, u64)>,
 }
 
 impl Speed {
     /// Takes a look in, and tells the speed if it can. The first look of a
     /// rewriting round is set against its begin, if nothing has held it up since.
     pub fn look(&mut self, progress: &mut Progress, job: &JobRow, now: WallTime, boot: BootTime) {
+        if let Some(aside) = &mut progress.setting_aside {
+            // The scan is over: its speed is none, not 0.
+            aside.keys_per_s = self.look_aside(aside.so_far.keys, boot);
+            return;
+        }
         if self.round != progress.round {
             self.round = progress.round;
             self.seen.clear();
@@ -85,6 +94,20 @@ impl Speed {
             progress.eta_s = Some((progress.left() as f64 / rates.slices_per_s).ceil() as u64);
         }
         progress.rates = Some(rates);
+    }
+
+    /// How many keys a second are set aside.
+    fn look_aside(&mut self, keys: u64, boot: BootTime) -> Option<f64> {
+        let first = self.aside.front().copied();
+        self.aside.push_back((boot, keys));
+        let is_old = |at: BootTime| boot.since(at) > WINDOW;
+        while self.aside.len() > 2 && self.aside.front().is_some_and(|(at, _)| is_old(*at)) {
+            self.aside.pop_front();
+        }
+        let (at, then) = first?;
+        let took = boot.since(at);
+        // It is saved every few seconds: a shorter look would say 0.
+        (took >= ASIDE_LOOK).then(|| keys.saturating_sub(then) as f64 / took.as_secs_f64())
     }
 }
 

@@ -19,6 +19,7 @@ fn job(state: JobState) -> JobRow {
         worker: "w".into(),
         until_ms: u64::MAX,
         waits: None,
+        intake_waits: None,
         slowed: None,
     });
     row.round = Some(Round {
@@ -341,6 +342,7 @@ fn what_holds_the_workers_up_is_what_each_said_last() {
             worker: worker.into(),
             until_ms,
             waits: waits.map(str::to_owned),
+            intake_waits: None,
             slowed: None,
         })
     };
@@ -368,6 +370,62 @@ fn what_holds_the_workers_up_is_what_each_said_last() {
     ];
     let both = "waits for the KMS: x; waits for the queue: y";
     assert_eq!(words(&job, &all).as_deref(), Some(both));
+}
+
+/// A job that is recorded goes on without the queue: what the taking in of jobs
+/// waits for is the worker's alone.
+#[test]
+fn what_intake_waits_for_is_said_of_the_worker_and_not_of_the_job() {
+    let mut job = job(JobState::Rewriting);
+    let queue = "waits for the queue: refused";
+    job.lease.as_mut().unwrap().intake_waits = Some(queue.to_owned());
+    let tasks = [task(TaskState::Open, 1024, 412, 0)];
+    let mut progress = Progress::of(&job, &tasks, &Timing::demo(), NOW);
+    assert_eq!(progress.waits, None);
+    let boot = BootTime(Duration::from_secs(5000));
+    Speed::default().look(&mut progress, &job, NOW, boot);
+    assert!(progress.rates.is_some() && progress.eta_s.is_some());
+    let said = |job: &JobRow| {
+        let mut workers = std::collections::BTreeMap::new();
+        held(&mut workers, job, []);
+        workers.remove("w").and_then(|seen| seen.waits)
+    };
+    assert_eq!(said(&job).as_deref(), Some(queue));
+    job.lease.as_mut().unwrap().waits = Some("waits for the KMS: x".to_owned());
+    let both = format!("waits for the KMS: x; {queue}");
+    assert_eq!(said(&job), Some(both));
+}
+
+#[test]
+fn the_setting_aside_of_old_keys_is_no_scan_that_hangs() {
+    let mut job = job(JobState::Draining);
+    job.round.as_mut().unwrap().pass = Pass::Drain;
+    let mut tasks = [task(TaskState::Done, 1024, 1024, 0)];
+    assert!(may_set_aside(&job, &tasks));
+    tasks[0].state = TaskState::Open;
+    assert!(!may_set_aside(&job, &tasks), "it is scanned");
+    tasks[0].state = TaskState::Done;
+    let mut speed = Speed::default();
+    let mut line = |s, keys| {
+        let mut progress = Progress::of(&job, &tasks, &Timing::demo(), NOW);
+        let so_far = AsideSoFar {
+            keys,
+            refused: 2,
+            channels_done: 3,
+        };
+        progress.set_aside(so_far, 17);
+        speed.look(&mut progress, &job, NOW, BootTime(Duration::from_secs(s)));
+        progress.line(&job)
+    };
+    let scanned = "drain acme  1024/1024 slices 100.0 %  18.3 M messages  old keys are set aside:";
+    assert_eq!(
+        line(5000, 1000),
+        format!("{scanned} 1000 so far, 2 not, 3 of 17 channels")
+    );
+    assert_eq!(
+        line(5010, 6000),
+        format!("{scanned} 6000 so far, 500/s, 2 not, 3 of 17 channels")
+    );
 }
 
 proptest! {

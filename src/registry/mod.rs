@@ -50,6 +50,8 @@ const TIMING_ROW: &str = "timing";
 /// How often a conditional write is tried again with fresh rows before the
 /// registry is called contended. Each loss means that somebody else's write won.
 const CONTENTION_TRIES: usize = 50;
+/// Channels read with one call where they are only counted.
+const COUNTED_AT_ONCE: usize = 1000;
 
 /// The registry of a store.
 #[derive(Clone)]
@@ -334,6 +336,23 @@ impl Registry {
         // Losing the race is fine: the winner's row is read below.
         let _ = self.apply(org, &[write]).await?;
         check_workspace(self.view(org, channel).await?, workspace)
+    }
+
+    /// How many channels an organization has.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub async fn count_channels(&self, org: &OrgId) -> Result<u64, RegistryError> {
+        let mut n = 0;
+        let mut after: Option<ChannelId> = None;
+        loop {
+            let page = self.channels(org, after.as_ref(), COUNTED_AT_ONCE).await?;
+            n += page.len() as u64;
+            match page.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(n),
+            }
+        }
     }
 
     /// Channels of an organization, ascending, from just after `after`.

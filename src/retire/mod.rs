@@ -29,13 +29,14 @@
 mod decide;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use crate::audit::{AuditError, AuditLog, Record, RecordType};
-use crate::clock::SharedClock;
+use crate::clock::{BootTime, SharedClock};
 use crate::crypto::KeyId;
 use crate::epoch::Epoch;
 use crate::ids::{ChannelId, CmkArn, JobId, OrgId};
@@ -43,9 +44,10 @@ use crate::job::{BookError, JobBook, Mode, RetireCounts, SliceId};
 use crate::keys::SliceKeys;
 use crate::killpoint;
 use crate::kms::Use;
-use crate::pipeline::TaskError;
 use crate::pipeline::plan::SliceWalk;
+use crate::pipeline::{Passing, TaskError};
 use crate::registry::{AllowList, OrgRow, Registry, RegistryError};
+use crate::replay;
 use crate::store::{SharedStore, SliceKey, StoreError};
 use crate::verify::{Found, Scan};
 use decide::{Decision, Slice, decide};
@@ -55,6 +57,11 @@ use decide::{Decision, Slice, decide};
 const RUN: usize = 64;
 /// Slices scanned, and wraps deleted, at once.
 const AT_ONCE: usize = 16;
+/// How long a store that does not answer is tried again before a retire stops.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest first wait, and longest later one.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Old wraps that stay, and why.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -131,6 +138,18 @@ pub enum RetireError {
     NotWhole(SliceId),
 }
 
+impl RetireError {
+    /// True where the store is away, and may come back.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Scan(TaskError::Store(e)) | Self::Store(e) => e.may_pass(),
+            Self::Scan(TaskError::Registry(e)) | Self::Registry(e) => e.may_pass(),
+            Self::Scan(TaskError::Book(e)) | Self::Book(e) => e.may_pass(),
+            Self::Scan(_) | Self::Audit(_) | Self::NotNow(_) | Self::NotWhole(_) => false,
+        }
+    }
+}
+
 /// The retire of one job.
 pub struct Retire {
     store: SharedStore,
@@ -145,6 +164,8 @@ pub struct Retire {
     allowed: AllowList,
     /// The CMK that each epoch names.
     named: BTreeMap<Epoch, CmkArn>,
+    /// Wraps that this one has deleted.
+    gone: AtomicU64,
 }
 
 struct Look {
@@ -182,7 +203,13 @@ impl Retire {
             job,
             mode,
             epoch,
+            gone: AtomicU64::new(0),
         })
+    }
+
+    /// Wraps that this one has deleted so far.
+    pub fn gone(&self) -> u64 {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Whether readers refuse already what would be deleted.
@@ -233,10 +260,49 @@ impl Retire {
     /// many wraps a second. Answers with what this and earlier calls for the job
     /// have deleted.
     ///
+    /// A store that does not answer is tried again for [`PATIENCE`]; `away` hears
+    /// of it, once until it answers again.
+    ///
     /// # Errors
     /// Any [`RetireError`]. The next call goes on at the run of slices at which
     /// this one stopped.
     pub async fn delete(
+        &self,
+        rate_per_s: u32,
+        audit: &AuditLog,
+        why: &Use,
+        away: impl Fn(&RetireError),
+    ) -> Result<RetireCounts, RetireError> {
+        // Since when it is away, and what was gone by then.
+        let mut silent: Option<(BootTime, u64)> = None;
+        let mut ceiling = FIRST_WAIT;
+        loop {
+            // Begun anew, as after a kill: of a write that failed nobody knows
+            // whether it was done.
+            let error = match self.go_on(rate_per_s, audit, why).await {
+                Err(error) if error.may_pass() => error,
+                ended => return ended,
+            };
+            let (now, gone) = (self.clock.boot(), self.gone());
+            let since = match silent {
+                // What went meanwhile shows that it had answered.
+                Some((since, then)) if then == gone => since,
+                _ => {
+                    away(&error);
+                    ceiling = FIRST_WAIT;
+                    now
+                }
+            };
+            if now.since(since) >= PATIENCE {
+                return Err(error);
+            }
+            silent = Some((since, gone));
+            self.clock.sleep(ceiling.mul_f64(replay::random())).await;
+            ceiling = (ceiling * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn go_on(
         &self,
         rate_per_s: u32,
         audit: &AuditLog,
@@ -294,9 +360,15 @@ impl Retire {
                 let one = |(id, epoch): &(KeyId, Epoch)| {
                     let (id, epoch) = (*id, *epoch);
                     let (store, address) = (&self.store, &address);
-                    async move { store.delete_key(address, id, epoch).await }
+                    async move {
+                        store.delete_key(address, id, epoch).await?;
+                        self.gone.fetch_add(1, Ordering::Relaxed);
+                        Ok::<(), StoreError>(())
+                    }
                 };
-                futures::future::try_join_all(wraps.iter().map(one)).await?;
+                // All of them, also after one that fails: what goes is counted.
+                let answers = futures::future::join_all(wraps.iter().map(one)).await;
+                answers.into_iter().collect::<Result<(), StoreError>>()?;
                 killpoint::reach("retire_after_delete");
                 deleted += wraps.len() as u32;
                 let due = Duration::from_secs_f64(f64::from(deleted) / f64::from(rate_per_s));

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::OnceCell;
@@ -32,6 +33,8 @@ use crate::store::{Applied, SliceKey, StoreError, StoreErrorClass};
 const SLICES_AT_ONCE: usize = 32;
 /// Channels listed at once.
 const PAGE: usize = 500;
+/// How often it is saved how far a channel is.
+const SHOWN_EVERY: Duration = Duration::from_secs(2);
 
 /// What is set aside, for which job, and with what.
 pub(crate) struct Fill<'a> {
@@ -89,6 +92,9 @@ struct Going<'a> {
     channel: &'a ChannelId,
     row: &'a ChannelRow,
     held: BTreeSet<(Hour, KeyId)>,
+    /// How far it was when this run took it up, for those who look: keys are
+    /// counted anew, from those that are held.
+    before: AsideChannel,
     seal: OnceCell<Result<CellKey, NotAside>>,
 }
 
@@ -173,9 +179,11 @@ impl Run<'_> {
         let (shared, job) = (self.fill.shared, self.fill.job);
         let (book, clock) = (&shared.book, &shared.clock);
         let found = patiently(clock, || book.aside_channel(job, channel)).await?;
-        if let Some(found) = found.filter(|found| found.row.done) {
-            return Ok(Ok(found.row));
-        }
+        let before = match found {
+            Some(found) if found.row.done => return Ok(Ok(found.row)),
+            Some(found) => found.row,
+            None => AsideChannel::default(),
+        };
         patiently(clock, || book.begin_aside_channel(job, channel)).await?;
         let held = patiently(clock, || book.aside_ids(job, channel, None)).await?;
         let going = Going {
@@ -183,6 +191,7 @@ impl Run<'_> {
             channel,
             row,
             held,
+            before,
             seal: OnceCell::new(),
         };
         let done = match going.slices().await? {
@@ -259,9 +268,10 @@ impl Going<'_> {
             None,
         );
         let mut done = AsideChannel {
-            done: true,
+            kms_calls: self.before.kms_calls,
             ..AsideChannel::default()
         };
+        let mut shown = shared.clock.boot();
         let mut batch: Vec<Aside> = Vec::new();
         let mut flying = FuturesUnordered::new();
         let mut more = true;
@@ -282,15 +292,32 @@ impl Going<'_> {
                 *done.refused.entry(code).or_default() += n;
             }
             batch.extend(slice.keys);
-            if batch.len() >= ROWS_AT_ONCE || slice.waits.is_some() {
+            if batch.len() >= ROWS_AT_ONCE {
                 self.keep(&mut batch).await?;
+            }
+            if shared.clock.boot().since(shown) >= SHOWN_EVERY || slice.waits.is_some() {
+                self.keep(&mut batch).await?;
+                self.show(&done).await;
+                shown = shared.clock.boot();
             }
             if let Some(why) = slice.waits {
                 return Ok(Err(why));
             }
         }
         self.keep(&mut batch).await?;
+        done.done = true;
         Ok(Ok(done))
+    }
+
+    /// Saves how far it is. Whoever goes on after a kill first counts what is held:
+    /// what is shown does not go back for that.
+    async fn show(&self, so_far: &AsideChannel) {
+        let (book, job) = (&self.run.fill.shared.book, self.run.fill.job);
+        let so_far = AsideChannel {
+            keys: so_far.keys.max(self.before.keys),
+            ..so_far.clone()
+        };
+        book.show_aside_channel(job, self.channel, so_far).await;
     }
 
     /// Makes a batch durable, after the records of the calls that it took (I16).

@@ -71,12 +71,27 @@ impl Waiting {
 
     /// All that is waited for, in words: `waits for the KMS: NoResponse`.
     pub fn words(&self) -> Option<String> {
+        self.words_of(|_| true)
+    }
+
+    /// What jobs that are recorded wait for. They do not need the queue.
+    pub fn of_jobs(&self) -> Option<String> {
+        self.words_of(|part| part != Part::Queue)
+    }
+
+    /// What the taking in of jobs waits for.
+    pub fn of_intake(&self) -> Option<String> {
+        self.words_of(|part| part == Part::Queue)
+    }
+
+    fn words_of(&self, counts: impl Fn(Part) -> bool) -> Option<String> {
         if !self.0.any.load(Ordering::Relaxed) {
             return None;
         }
         self.with(|entries| {
             let all: Vec<String> = entries
                 .iter()
+                .filter(|(part, _)| counts(**part))
                 .map(|(part, why)| format!("{}: {why}", part.as_str()))
                 .collect();
             (!all.is_empty()).then(|| all.join("; "))
@@ -110,8 +125,13 @@ mod tests {
             words,
             "waits for the store: no node answers; waits for the KMS: NoResponse"
         );
+        board.note(Part::Queue, "refused");
+        assert_eq!(board.of_jobs().unwrap(), words);
+        assert_eq!(board.of_intake().unwrap(), "waits for the queue: refused");
+        assert!(board.words().unwrap().contains("the queue: refused"));
         board.clear(Part::Store);
         board.clear(Part::Queue);
+        assert_eq!(board.of_intake(), None);
         assert_eq!(board.words().unwrap(), "waits for the KMS: NoResponse");
         board.clear(Part::Kms);
         assert_eq!(board.words(), None);

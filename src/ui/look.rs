@@ -246,6 +246,12 @@ impl Source {
             let unreadable = throttles::unreadable_of_job(&rows, org, id);
             progress.throttle(holding.clone(), &unreadable);
         }
+        if progress::may_set_aside(&row, &tasks)
+            && let Some(so_far) = self.book.aside_so_far(id).await?
+        {
+            let channels = self.registry.count_channels(row.request.org()).await?;
+            progress.set_aside(so_far, channels);
+        }
         track.speed.look(&mut progress, &row, now, boot);
         if let Some(rates) = &progress.rates {
             if track.trend.len() == POINTS {

@@ -159,7 +159,7 @@ impl Finder {
                 if !is_claimable(&task.row, now_ms) {
                     continue;
                 }
-                let was_held = task.row.lease.is_some();
+                let left = task.row.lease.clone();
                 let claimed = TaskHold::claim(
                     &shared.book,
                     &shared.clock,
@@ -169,8 +169,16 @@ impl Finder {
                     task,
                 )
                 .await?;
-                if claimed.is_some() {
-                    metrics::counter!(TASKS_TAKEN_OVER).increment(u64::from(was_held));
+                if let Some(hold) = &claimed {
+                    if let Some(left) = left {
+                        metrics::counter!(TASKS_TAKEN_OVER).increment(1);
+                        let (task, token) = (hold.id().await, hold.row().await.token);
+                        let over_ms = now_ms.saturating_sub(left.until_ms);
+                        tracing::info!(
+                            org = %job.request.org(), job = %id, task, token,
+                            from = %left.worker, over_ms, "takeover of a task"
+                        );
+                    }
                     killpoint::reach("task_after_claim");
                     return Ok(claimed);
                 }

@@ -47,25 +47,34 @@ pub(super) async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), WorkerError> {
     let intake = Intake { worker: &worker };
+    let mut is_away = false;
     while !*stop.borrow() {
         worker.pulse.beat(Beat::Intake);
         let pace = &worker.pace;
+        // A queue that is back is heard of at once, not when a long wait for a
+        // message is over.
+        let wait = match is_away {
+            true => Duration::ZERO,
+            false => pace.receive_wait,
+        };
         let received = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            received = worker.queue.receive(AT_ONCE, pace.visibility, pace.receive_wait) => received,
+            received = worker.queue.receive(AT_ONCE, pace.visibility, wait) => received,
         };
         let waiting = &worker.name.waiting;
         let deliveries = match received {
             Ok(deliveries) => deliveries,
             Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
             Err(error) => {
+                is_away = true;
                 waiting.note(Part::Queue, &error.to_string());
                 tracing::warn!(%error, "the queue is away; jobs that are recorded go on");
                 worker.pause(&mut stop).await;
                 continue;
             }
         };
+        is_away = false;
         waiting.clear(Part::Queue);
         worker.pulse.reached(Reached::Queue);
         intake.take_all(&deliveries).await?;

@@ -100,6 +100,7 @@ async fn claim(
 ) -> Result<Option<JobHold>, WorkerError> {
     debug_assert_eq!(JobRow::TABLE, ControlTable::Jobs);
     let shared = &worker.shared;
+    let left = seen.row.lease.clone();
     let claimed = JobHold::claim(
         &shared.book,
         &shared.clock,
@@ -111,7 +112,16 @@ async fn claim(
     .await;
     match claimed.map_err(WorkerError::from) {
         Ok(hold) => {
-            if hold.is_some() {
+            if let Some(hold) = &hold {
+                if let Some(left) = left {
+                    let row = hold.row().await;
+                    let now_ms = shared.clock.wall().unix_ms();
+                    let over_ms = now_ms.saturating_sub(left.until_ms);
+                    tracing::info!(
+                        org, job = %row.request.job_id(), token = row.token,
+                        from = %left.worker, over_ms, "takeover of a job's drive"
+                    );
+                }
                 killpoint::reach("job_after_claim");
             }
             Ok(hold)

@@ -68,6 +68,12 @@ impl Bench {
         output.status.code().unwrap()
     }
 
+    /// What a command prints, however it ends.
+    pub fn says(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// A command under way; what it says goes to a file of this name.
     pub fn spawn(&self, arguments: &[&str], said: &str) -> Child {
         let mut command = self.command(arguments);

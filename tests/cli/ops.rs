@@ -374,3 +374,36 @@ fn policies_are_printed_to_be_pasted() {
     let shown = b.run(DONE, &rewrap);
     assert!(shown.contains("is on the list of beta too"), "{shown}");
 }
+
+/// A worker dies with a task, and so does the next one: the log says from whom it
+/// was taken, and the status counts it before the round is over.
+#[test]
+fn a_takeover_is_logged_and_counted_at_once() {
+    let mut b = Bench::new();
+    let (_, new) = b.acme();
+    let export = crate::sample_export(b.dir());
+    let place = ["--org", "acme", "--workspace", "T1"];
+    b.run(
+        DONE,
+        &[&["import", "slack-export", &export], &place[..]].concat(),
+    );
+    let job = b.enqueue("acme", &new);
+    b.set(("REKEYD_KILL_AT", "task_after_claim"));
+    b.dies(&["worker"]);
+    let status = b.json(DONE, &["status", &job]);
+    assert_eq!(status["takeovers"], 0);
+    let first = status["driven_by"].as_str().unwrap().to_owned();
+    b.set(("REKEYD_KILL_AT", "checkpoint_before"));
+    b.spawn(&["worker"], "second.log").wait().unwrap();
+    b.unset("REKEYD_KILL_AT");
+    let log = std::fs::read_to_string(b.dir().join("second.log")).unwrap();
+    for what in ["takeover of a task", "takeover of a job's drive"] {
+        let line = log.lines().find(|line| line.contains(what));
+        let line = line.unwrap_or_else(|| panic!("no {what}: {log}"));
+        for field in [&first, &job, "token=", "over_ms="] {
+            assert!(line.contains(field), "{field}: {line}");
+        }
+    }
+    let status = b.json(DONE, &["status", &job]);
+    assert_eq!(status["takeovers"], 1, "of the open round");
+}

@@ -10,6 +10,12 @@ const NO_WAIT: (&str, &str) = ("REKEYD_RETIRE__WAIT_S", "0");
 
 /// A small store, drained from one CMK to another; and the job.
 fn drained() -> (Bench, String, String, String) {
+    drained_after(|_, _| {})
+}
+
+/// The same; what is done to the old CMK once the proof stands, before old keys are
+/// set aside.
+fn drained_after(early: impl Fn(&Bench, &str)) -> (Bench, String, String, String) {
     let b = Bench::new();
     let (old, new) = b.acme();
     let export = sample_export(b.dir());
@@ -20,6 +26,11 @@ fn drained() -> (Bench, String, String, String) {
     );
     let job = b.enqueue("acme", &new);
     let worker = b.worker();
+    // Its message may not be taken yet.
+    while !b.says(&["history", &job]).contains("verifying -> verified") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    early(&b, &old);
     b.run(DONE, &["status", &job, "--wait", "--timeout", "1m"]);
     worker.stop();
     (b, job, old, new)
@@ -104,7 +115,8 @@ fn a_job_is_retired_once_it_may_be_and_somebody_said_so() {
     assert!(wraps(&b, &new).as_u64() > Some(0));
 
     let status = b.run(DONE, &["status", &job, "--wait"]);
-    assert!(status.contains("retired"), "{status}");
+    let both = ["drained after", "; retired at"];
+    assert!(both.iter().all(|said| status.contains(said)), "{status}");
     let history = b.run(DONE, &["history", &job]);
     assert!(history.contains("drained -> retired"), "{history}");
     assert!(history.contains("all is well"), "{history}");
@@ -119,6 +131,68 @@ fn a_job_is_retired_once_it_may_be_and_somebody_said_so() {
     ] {
         assert!(audit.contains(said), "no record with {said}");
     }
+}
+
+/// Somebody was too early with the old CMK, so nothing was set aside, and nothing
+/// can be deleted: the job is not called retired for that. A later one is.
+#[test]
+fn a_retire_with_nothing_to_delete_changes_nothing() {
+    let (mut b, job, old, new) = drained_after(|b, old| {
+        b.run(DONE, &["kms", "disable", old]);
+    });
+    b.set(NO_WAIT);
+    let before = wraps(&b, &old);
+    let shown = b.run(DONE, &["retire", &job, "--dry-run"]);
+    assert!(!shown.contains("--confirm"), "{shown}");
+    assert!(shown.contains("nothing can be deleted"), "{shown}");
+    for _ in 0..2 {
+        let told = b.run(CONFLICT, &["retire", &job, "--confirm", "acme"]);
+        for said in ["nothing that can be deleted", "cmk_disabled", &old, "rekey"] {
+            assert!(told.contains(said), "{said}: {told}");
+        }
+    }
+    let status = b.json(DONE, &["status", &job]);
+    assert_eq!(
+        (&status["state"], &status["retired"], &status["retiring"]),
+        (&json!("drained"), &Value::Null, &Value::Null)
+    );
+    assert!(!b.run(DONE, &["history", &job]).contains("retire begun"));
+    assert_eq!(wraps(&b, &old), before);
+
+    // As it says.
+    b.run(DONE, &["kms", "enable", &old]);
+    let third = b.create_key();
+    b.run(DONE, &["org", "allow-cmk", "acme", &third]);
+    let later = b.enqueue("acme", &third);
+    let worker = b.worker();
+    b.run(DONE, &["status", &later, "--wait", "--timeout", "1m"]);
+    worker.stop();
+    b.run(DONE, &["retire", &later, "--confirm", "acme"]);
+    for cmk in [&old, &new] {
+        assert_eq!(wraps(&b, cmk), json!(null), "{cmk}");
+    }
+}
+
+#[test]
+fn what_a_retire_keeps_is_said_wherever_it_is_looked_for() {
+    let (mut b, job, old, _) = drained_after(|b, old| {
+        let deny = ["kms", "deny", "add", "early", "--cmk", old];
+        b.run(DONE, &[&deny[..], &["--context", "channel=C2"]].concat());
+    });
+    b.set(NO_WAIT);
+    let done = b.run(DONE, &["retire", &job, "--confirm", "acme"]);
+    let kept = wraps(&b, &old).as_u64().unwrap();
+    assert!(kept > 0);
+    let both = "both CMKs until a later job's retire";
+    // The table before, the result after.
+    assert!(done.contains("CHANNEL") && done.contains(both), "{done}");
+    for command in [&["history", &job][..], &["status", &job]] {
+        let said = b.run(DONE, command);
+        assert!(said.contains(both), "{said}");
+        assert!(said.contains(&format!("{kept} ")), "{said}");
+    }
+    let status = b.json(DONE, &["status", &job]);
+    assert_eq!(status["retired"]["kept"], kept);
 }
 
 #[test]
@@ -140,7 +214,11 @@ fn a_death_in_the_middle_is_gone_on_from_and_counted_once() {
         assert_eq!(shown["retiring"]["deleted"], found, "{point}");
         let said = b.run(DONE, &["status", &job]);
         let next = format!("rekeyd retire {job} --confirm acme");
-        assert!(said.contains("gone") && said.contains(&next), "{said}");
+        assert!(
+            said.contains("up to") && said.contains("gone") && said.contains(&next),
+            "{said}"
+        );
+        assert!(!said.contains("\n\n"), "{said}");
         let history = b.run(DONE, &["history", &job]);
         assert!(history.contains("retire begun"), "{history}");
         let done = b.json(DONE, &["retire", &job, "--confirm", "acme"]);

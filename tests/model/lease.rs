@@ -164,6 +164,7 @@ impl State {
             worker: format!("w{holder}"),
             until_ms: (BASE_US / 1000 + i64::from(until)) as u64,
             waits: None,
+            intake_waits: None,
             slowed: None,
         }));
         row

@@ -314,6 +314,7 @@ async fn monitoring_counts_the_tasks_that_wait() {
             worker: "w".to_owned(),
             until_ms,
             waits: None,
+            intake_waits: None,
             slowed: None,
         })
     };

@@ -362,6 +362,7 @@ async fn names_from_elsewhere_are_shown_and_do_nothing() {
         worker: EVIL.to_owned(),
         until_ms: u64::MAX,
         waits: Some(EVIL.to_owned()),
+        intake_waits: None,
         slowed: Some(EVIL.to_owned()),
     });
     let id = job.row.request.job_id();

@@ -106,7 +106,7 @@ pub async fn retire(rig: &Rig, job: JobId, mode: Mode) -> Retire {
 
 pub async fn delete(rig: &Rig, retire: &Retire) -> Result<RetireCounts, RetireError> {
     let why = Use::new(ReasonCode::Retire, "test");
-    retire.delete(RATE, &rig.audit, &why).await
+    retire.delete(RATE, &rig.audit, &why, |_| {}).await
 }
 
 /// Everything opens, with the old CMK gone.

@@ -2,18 +2,27 @@
 //! it: the rules around `retire`, on the embedded parts only.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use rekeyd::clock::{FakeClock, SharedClock};
+use rekeyd::crypto::KeyId;
 use rekeyd::epoch::Epoch;
 use rekeyd::ids::ChannelId;
-use rekeyd::job::{JobState, Mode, RetireCounts};
+use rekeyd::job::{AsideSoFar, JobState, Mode, RetireCounts};
 use rekeyd::kms::local::{DenyRule, Permission};
+use rekeyd::kms::{ReasonCode, Use};
 use rekeyd::registry::RestoreWindow;
 use rekeyd::retire::{NotNow, Retire, RetireError};
+use rekeyd::store::{
+    Applied, ControlTable, ControlWrite, Expect, SliceKey, StoreError, StoreErrorClass, StoreResult,
+};
 
 use crate::holding::{ask, name, request};
 use crate::retire::{
     PutBack, SLICES, TEXT, comes_back, delete, drained, filled, keys, opened, retire, slices,
 };
+use crate::watched::{StepIn, Watched};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
@@ -42,6 +51,117 @@ async fn keys_that_are_revoked_do_not_hold_the_job_and_stay_where_they_are() {
         let rows = keys(&rig, &slice).await;
         assert!(rows.iter().any(|row| row.wrap_epoch == Epoch::FIRST));
     }
+}
+
+/// A store that fails every other delete, or all of them.
+struct Away {
+    deletes: AtomicU64,
+    for_good: bool,
+}
+
+#[async_trait::async_trait]
+impl StepIn for Away {
+    async fn before_key_goes(&self, _: &SliceKey, _: KeyId) -> StoreResult<()> {
+        let n = self.deletes.fetch_add(1, Ordering::Relaxed);
+        match self.for_good || n.is_multiple_of(2) {
+            true => Err(StoreError::new(StoreErrorClass::Transient, "away")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retire_is_patient_with_a_store_that_is_away() {
+    let (rig, ..) = filled().await;
+    let job = drained(&rig, Mode::Reencrypt).await;
+    let why = Use::new(ReasonCode::Retire, "test");
+    // Away for good: tried again for a while by its clock, said once, then given up.
+    for for_good in [true, false] {
+        let deletes = AtomicU64::new(0);
+        let store = Watched::around(rig.store.clone(), Away { deletes, for_good });
+        let fake = FakeClock::at(rig.clock.wall());
+        let clock: SharedClock = fake.clone();
+        let at = (
+            (rig.org.clone(), job),
+            (Mode::Reencrypt, Epoch::new(2).unwrap()),
+        );
+        let retire = Retire::new(store.clone(), clock, at.0, at.1).await.unwrap();
+        let found = retire.survey().await.unwrap().counts;
+        let said = AtomicU64::new(0);
+        let hear = |_: &RetireError| {
+            said.fetch_add(1, Ordering::Relaxed);
+        };
+        let deleting = retire.delete(100_000, &rig.audit, &why, hear);
+        let passing = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                fake.advance(Duration::from_secs(1));
+            }
+        };
+        let ended = tokio::select! {
+            ended = deleting => ended,
+            () = passing => unreachable!(),
+        };
+        let said = said.load(Ordering::Relaxed);
+        match for_good {
+            true => {
+                assert!(matches!(ended, Err(RetireError::Store(_))), "{ended:?}");
+                assert_eq!((said, retire.gone()), (1, 0));
+                let tries = store.step_in().deletes.load(Ordering::Relaxed);
+                assert!(tries > 5, "{tries}");
+            }
+            false => {
+                assert_eq!(ended.unwrap(), found, "counted once");
+                assert_eq!(retire.gone(), found.rows());
+                assert!(said > 0);
+            }
+        }
+    }
+}
+
+/// How far it is can be seen while it goes on. What a worker that died had saved of
+/// a channel is for those who look: the channel is not done for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_setting_aside_shows_how_far_it_is_and_half_a_channel_is_not_done() {
+    let (rig, slice, _) = filled().await;
+    let worker = rig.worker().await;
+    let job = rig.enqueue(rig.request(&rig.new, Mode::Reencrypt)).await;
+    rig.wait(job, "the proof", |row| row.state >= JobState::Verified)
+        .await;
+    assert_eq!(rig.book.aside_so_far(job).await.unwrap(), None);
+    let half = ControlWrite {
+        id: format!("channel/{}", slice.channel),
+        expect: Expect::Absent,
+        body: Some(r#"{"done":false,"keys":0,"kms_calls":3}"#.to_owned()),
+    };
+    let (table, partition) = (ControlTable::SetAside, job.to_string());
+    let applied = rig.store.control_apply(table, &partition, &[half]).await;
+    assert_eq!(applied.unwrap(), Applied::Yes);
+    // The slice with two keys is done later than the others.
+    rig.ring.set_latency_ms(1500).unwrap();
+    let mut seen = Vec::new();
+    rig.wait(job, "keys that are set aside", |row| {
+        row.state == JobState::Draining
+    })
+    .await;
+    loop {
+        let so_far = rig.book.aside_so_far(job).await.unwrap();
+        seen.extend(so_far.filter(|so_far| seen.last() != Some(so_far)));
+        let row = rig.wait(job, "any state", |_| true).await;
+        if row.state == JobState::Drained {
+            let aside = row.set_aside.unwrap();
+            assert_eq!((aside.keys, aside.refused_keys()), (SLICES + 1, 0));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    worker.stop().await;
+    let channels = rig.registry.count_channels(&rig.org).await.unwrap();
+    let last = seen.last().unwrap();
+    assert_eq!((last.keys, last.channels_done), (SLICES + 1, channels));
+    let half = |so_far: &&AsideSoFar| so_far.keys > 0 && so_far.channels_done == 0;
+    assert!(seen.iter().any(|so_far| half(&so_far)), "{seen:?}");
+    assert!(seen.is_sorted_by_key(|so_far| so_far.keys), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

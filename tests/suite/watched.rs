@@ -35,6 +35,11 @@ pub trait StepIn: Send + Sync {
         Ok(())
     }
 
+    /// Before a wrap is deleted.
+    async fn before_key_goes(&self, _: &SliceKey, _: KeyId) -> StoreResult<()> {
+        Ok(())
+    }
+
     /// Before a wrap is added.
     async fn before_key(&self, _: &SliceKey, _: &KeyRow) -> StoreResult<()> {
         Ok(())
@@ -192,6 +197,7 @@ impl<S: StepIn + 'static> Store for Watched<S> {
         key_id: KeyId,
         wrap_epoch: Epoch,
     ) -> StoreResult<()> {
+        self.step_in.before_key_goes(slice, key_id).await?;
         self.inner.delete_key(slice, key_id, wrap_epoch).await
     }
 

@@ -18,7 +18,7 @@ use super::{BookError, JobBook, Versioned, write_back};
 use crate::crypto::KeyId;
 use crate::ids::{ChannelId, Hour, JobId, OrgId};
 use crate::job::set_aside::{
-    AsideChannel, AsideHead, AsideKey, AsideSeal, RetireCounts, RetireProgress,
+    AsideChannel, AsideHead, AsideKey, AsideSeal, AsideSoFar, RetireCounts, RetireProgress,
 };
 use crate::registry::insert;
 use crate::store::{Applied, ControlRow, ControlTable, ControlWrite, Expect};
@@ -78,6 +78,39 @@ impl JobBook {
     async fn aside_head(&self, job: JobId) -> Result<Option<AsideHead>, BookError> {
         let found: Option<Versioned<AsideHead>> = self.read(TABLE, &job.to_string(), HEAD).await?;
         Ok(found.map(|head| head.row))
+    }
+
+    /// How far the setting aside of a job is; `None` before it began.
+    pub async fn aside_so_far(&self, job: JobId) -> Result<Option<AsideSoFar>, BookError> {
+        if self.aside_head(job).await?.is_none() {
+            return Ok(None);
+        }
+        let mut sum = AsideSoFar::default();
+        for row in self.list_raw(TABLE, &job.to_string(), CHANNEL).await? {
+            let Ok(row) = serde_json::from_str::<AsideChannel>(&row.body) else {
+                continue;
+            };
+            sum.keys += row.keys;
+            sum.refused += row.refused.values().sum::<u64>();
+            sum.channels_done += u64::from(row.done);
+        }
+        Ok(Some(sum))
+    }
+
+    /// Saves how far a channel that is not done is, for those who look. Whether it
+    /// could be is no matter: what counts is in the keys' own rows.
+    pub(crate) async fn show_aside_channel(
+        &self,
+        job: JobId,
+        channel: &ChannelId,
+        so_far: AsideChannel,
+    ) {
+        if let Ok(Some(mut found)) = self.aside_channel(job, channel).await
+            && !found.row.done
+        {
+            found.row = so_far;
+            let _next_time = self.save_aside(job, &mut found).await;
+        }
     }
 
     /// How far a channel of a job is.

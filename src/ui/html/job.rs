@@ -67,6 +67,7 @@ fn how_far(job: &Job) -> Markup {
                     (progress.slices_done) " of " (figures::count(progress.slices, "slice")) " · "
                     (figures::amount(progress.counts.scanned)) " messages read in this pass" }
             }
+            @if let Some(aside) = &progress.setting_aside { p { (aside.in_words()) } }
             @if let Some(wait) = &progress.waits {
                 p .notice { (foreign(&wait.words)) }
             }
