@@ -170,15 +170,15 @@ impl Progress {
     }
 }
 
-/// Slices of a task that are gone through. A retry of parked slices counts them
-/// again in the effort, and slices may appear after the plan: what is shown
-/// never passes the plan.
+/// Slices of a task that are gone through. Those that wait for a key are not,
+/// whatever the task is at. Slices may appear after the plan: what is shown never
+/// passes it.
 pub fn slices_done(task: &TaskRow) -> u64 {
     let blocked = task.blocked.len() as u64;
     match task.state {
         TaskState::Done => task.planned,
         TaskState::Parked => task.planned.saturating_sub(blocked),
-        TaskState::Open => task.effort.slices.min(task.planned),
+        TaskState::Open => task.effort.slices.min(task.planned).saturating_sub(blocked),
     }
 }
 

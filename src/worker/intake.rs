@@ -58,7 +58,7 @@ pub(super) async fn run(
         let waiting = &worker.name.waiting;
         let deliveries = match received {
             Ok(deliveries) => deliveries,
-            Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
+            Err(error) if error.is_fatal() => return Err(error.into()),
             Err(error) => {
                 waiting.note(Part::Queue, &error.to_string());
                 tracing::warn!(%error, "the queue is away; jobs that are recorded go on");
@@ -118,7 +118,7 @@ impl Intake<'_> {
         for (delivery, answer) in recorded.iter().zip(answers) {
             match answer {
                 Ok(()) | Err(QueueError::ReceiptExpired) => {}
-                Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
+                Err(error) if error.is_fatal() => return Err(error.into()),
                 // It will be delivered again, and found to be recorded.
                 Err(error) => tracing::warn!(
                     %error, message = %delivery.message_id, "a recorded message was not deleted"

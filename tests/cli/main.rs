@@ -22,6 +22,7 @@ const CONFIG: i32 = 3;
 const NOT_SET_UP: i32 = 4;
 const NOT_FOUND: i32 = 5;
 const CONFLICT: i32 = 6;
+const UNAVAILABLE: i32 = 7;
 const KMS_REFUSED: i32 = 8;
 const MUST_NOT_DISABLE: i32 = 10;
 const JOB_FAILED: i32 = 11;
@@ -312,7 +313,7 @@ fn each_kind_of_failure_has_its_exit_code() {
     let rewrap = [
         "enqueue", "rekey", "--org", "acme", "--to", &new, "--mode", "rewrap",
     ];
-    let cases: [(i32, &[&str], &str); 15] = [
+    let cases: [(i32, &[&str], &str); 16] = [
         (USAGE, &["stats"], "status"),
         (USAGE, &["status", "twelve"], "UUID"),
         (
@@ -358,6 +359,11 @@ fn each_kind_of_failure_has_its_exit_code() {
                 "T1",
             ],
             "nowhere",
+        ),
+        (
+            NOT_FOUND,
+            &["enqueue", "rekey", "--file", "missing.json"],
+            "cannot read `missing.json`",
         ),
         (CONFLICT, &["org", "add", "acme", "--cmk", &old], "already"),
         (
@@ -452,6 +458,21 @@ fn set_up_twice_changes_nothing_and_every_listing_is_json() {
         b.json(DONE, arguments);
     }
     b.run(CONFLICT, &["kms", "cancel-deletion", &cmk]);
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_waited_for_until_the_time_is_over() {
+    let mut b = Bench::new();
+    b.set(("REKEYD_STORE__KIND", "cassandra"));
+    // Nothing listens there.
+    b.set(("REKEYD_STORE__NODES", "127.0.0.1:1"));
+    for how in ["--wait", "--watch"] {
+        let shown = b.run(TIMEOUT, &["status", NO_JOB, how, "--timeout", "3"]);
+        assert_eq!(shown.matches("it is tried again").count(), 1, "{shown}");
+        assert!(shown.contains("the store does not answer"), "{shown}");
+    }
+    // Who does not wait is told at once.
+    b.run(UNAVAILABLE, &["status", NO_JOB]);
 }
 
 #[test]
