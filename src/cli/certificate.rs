@@ -17,7 +17,6 @@ use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{BlockedSlice, ThrottleEvent};
-use crate::progress;
 
 /// The largest file that `check` reads, bytes: far more than any certificate has.
 const LARGEST: u64 = 64 << 20;
@@ -92,8 +91,8 @@ async fn gather(context: &Context, id: JobId) -> Result<Certificate, Failure> {
     let book = context.book().await?;
     let mut job = context::job(&book, id).await?.row;
     let org = job.request.org().clone();
-    let activations = context.registry().await?.activations(&org).await?;
-    let lapsed = progress::lapse(&mut job, &activations);
+    let registry = context.registry().await?;
+    let (lapsed, _) = context::verdict_of_today(&book, &registry, &mut job).await?;
     let history = book.history(&org, id).await?;
     let throttles = throttles(&book, &job).await?;
     let tasks = context::tasks(&book, &job).await?;

@@ -11,6 +11,7 @@ use crate::ids::{CmkArn, JobId, OrgId};
 use crate::job::{JobBook, JobRow, TaskRow, Versioned};
 use crate::kms::SharedKms;
 use crate::kms::local::RingAdmin;
+use crate::progress;
 use crate::queue::SharedQueue;
 use crate::registry::{CmkAccess, Registry};
 use crate::store::SharedStore;
@@ -145,6 +146,26 @@ pub(super) async fn tasks(book: &JobBook, job: &JobRow) -> Result<Vec<TaskRow>, 
     };
     let tasks = book.tasks(job.request.job_id(), round.number).await?;
     Ok(tasks.into_iter().map(|task| task.row).collect())
+}
+
+/// Puts the verdict of a job at its end right by what later jobs did: whether it
+/// has lapsed, and which job has the answer of today, where one has a better one.
+pub(super) async fn verdict_of_today(
+    book: &JobBook,
+    registry: &Registry,
+    job: &mut JobRow,
+) -> Result<(bool, Option<JobId>), Failure> {
+    if !job.state.is_final() {
+        return Ok((false, None));
+    }
+    let org = job.request.org().clone();
+    let activations = registry.activations(&org).await?;
+    let lapsed = progress::lapse(job, &activations);
+    let mut rows = Vec::new();
+    for id in progress::later(job, &activations) {
+        rows.extend(book.get(&org, id).await?.map(|later| later.row));
+    }
+    Ok((lapsed, progress::answer(job, &rows, &activations)))
 }
 
 /// A job that must be there.

@@ -273,14 +273,11 @@ impl<'a> Status<'a> {
         Ok(found.map(|job| job.row))
     }
 
-    /// Puts the verdict right that a later job has made untrue, and tells
-    /// whether there is such a job.
+    /// Puts the verdict right that later jobs have made untrue, and tells
+    /// whether it has lapsed.
     async fn lapse(&self, job: &mut JobRow) -> Result<bool, Failure> {
-        if !job.state.is_drained() {
-            return Ok(false);
-        }
-        let activations = self.registry.activations(job.request.org()).await?;
-        Ok(progress::lapse(job, &activations))
+        let today = context::verdict_of_today(&self.book, &self.registry, job).await?;
+        Ok(today.0)
     }
 
     /// Why there is no such job: its message was refused, or is not taken yet.

@@ -11,7 +11,7 @@
 //! | `throttles` | which throttles hold for a job, in words |
 //! | `next` | what a person can do for a job, as commands |
 //! | `planned` | the plan a job was asked for with, beside what happened |
-//! | `lapse` | a verdict that a later job made untrue |
+//! | `lapse` | verdicts that later jobs made untrue, or have a better answer to |
 
 pub mod figures;
 mod held;
@@ -33,7 +33,7 @@ use crate::job::{Counts, JobRow, JobState, Pass, TaskRow, TaskState, Throttle, T
 use crate::registry::{CopyPhase, Timing};
 
 pub use held::{Held, Seen, held};
-pub use lapse::lapse;
+pub use lapse::{answer, lapse, later};
 pub use next::{has_parked, next, retry};
 pub use speed::{Rates, Speed};
 pub use waits::{Wait, is_tried_again};

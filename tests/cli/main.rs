@@ -215,6 +215,25 @@ fn a_cancelled_job_says_what_it_leaves() {
         "{verdict}"
     );
     b.run(JOB_CANCELLED, &["status", &job, "--wait"]);
+    let shown = b.run(CONFLICT, &["retire", &job, "--dry-run"]);
+    assert!(shown.contains("never be retired"), "{shown}");
+    assert!(!shown.contains("--wait"), "{shown}");
+
+    // A later job finishes what it left.
+    b.run(DONE, &["kms", "deny", "remove", "revoked"]);
+    let third = b.create_key();
+    b.run(DONE, &["org", "allow-cmk", "acme", &third]);
+    let later = b.enqueue("acme", &third);
+    b.run(DONE, &["status", &later, "--wait", "--timeout", "60"]);
+    let status = b.json(JOB_CANCELLED, &["status", &job, "--wait"]);
+    let now = status["verdict"].as_str().unwrap();
+    assert!(now.starts_with(&format!("at its end: {verdict}")), "{now}");
+    assert!(
+        now.contains(&format!("job {later}, drained since")),
+        "{now}"
+    );
+    let shown = b.run(CONFLICT, &["retire", &job, "--dry-run"]);
+    assert!(shown.contains(&format!("rekeyd retire {later}")), "{shown}");
     worker.stop();
     b.run(DONE, &["audit", "verify"]);
 }
@@ -271,7 +290,27 @@ fn a_verdict_lapses_for_good_when_the_old_cmk_was_active_again() {
         let shown = b.run(DONE, arguments);
         assert!(!shown.contains("may be disabled"), "{shown}");
     }
+    let shown = b.run(CONFLICT, &["retire", &first, "--dry-run"]);
+    assert!(shown.contains("never be retired"), "{shown}");
+
+    // A job that leads away from it again has the answer; the old verdict says
+    // which, and stays as bad as it was.
+    b.run(DONE, &["kms", "deny", "remove", "revoked"]);
+    b.run(DONE, &["org", "allow-cmk", "acme", &new]);
+    let last = b.enqueue("acme", &new);
+    b.run(DONE, &["status", &last, "--wait", "--timeout", "60"]);
     worker.stop();
+    let points_on = format!("job {last}, drained since, has the answer of today");
+    let status = b.json(MUST_NOT_DISABLE, &["status", &first, "--wait"]);
+    let verdict = status["verdict"].as_str().unwrap();
+    assert!(verdict.contains(&points_on), "{verdict}");
+    assert!(!verdict.contains("must not be disabled"), "{verdict}");
+    for arguments in [&["status", &first][..], &["jobs", "--all"]] {
+        let shown = b.run(DONE, arguments);
+        assert!(shown.contains(&points_on), "{shown}");
+    }
+    let shown = b.run(CONFLICT, &["retire", &first, "--dry-run"]);
+    assert!(shown.contains(&format!("rekeyd retire {last}")), "{shown}");
 }
 
 #[test]

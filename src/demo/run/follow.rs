@@ -8,7 +8,7 @@ use super::show::{Show, count, number};
 use super::workers::Workers;
 use crate::config::StoreKind;
 use crate::ids::JobId;
-use crate::job::{BookError, JobRow, JobState, Pass, TaskRow, Transition};
+use crate::job::{BookError, JobRow, JobState, Pass, TaskRow, TaskState, Transition};
 use crate::progress::slices_done;
 use crate::store::StoreErrorClass;
 
