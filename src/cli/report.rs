@@ -307,7 +307,12 @@ impl From<KmsError> for Failure {
         );
         match error.class {
             KmsClass::Transient { .. } | KmsClass::Unavailable => {
-                Self::new(Exit::Unavailable, what).help(TRY_AGAIN)
+                let what = format!(
+                    "the KMS did not answer {}: {} ({})",
+                    error.operation, error.code, error.message
+                );
+                Self::new(Exit::Unavailable, what)
+                    .help(format!("{TRY_AGAIN}; `kms.endpoint` says where the KMS is looked for"))
             }
             KmsClass::Denied | KmsClass::RoleDenied => Self::new(Exit::KmsRefused, what)
                 .help("the key's policy denies this use; ask the owner of the CMK, or see `rekeyd kms deny list`"),

@@ -515,6 +515,45 @@ fn a_store_that_does_not_answer_is_waited_for_until_the_time_is_over() {
 }
 
 #[test]
+fn a_kms_that_does_not_answer_is_named_in_plain_words_and_not_waited_for_long() {
+    let mut b = Bench::new();
+    let (_, new) = b.acme();
+    let export = sample_export(b.dir());
+    let place = ["--org", "acme", "--workspace", "T1"];
+    b.run(
+        DONE,
+        &[&["import", "slack-export", &export][..], &place].concat(),
+    );
+    // Nothing listens there.
+    for variable in [
+        ("REKEYD_KMS__KIND", "aws"),
+        ("REKEYD_KMS__ENDPOINT", "http://127.0.0.1:1"),
+        ("REKEYD_KMS__STS_ENDPOINT", "http://127.0.0.1:1"),
+        ("REKEYD_KMS__GIVE_UP_S", "3"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "eu-west-1"),
+    ] {
+        b.set(variable);
+    }
+    // First STS is asked, then, where the account is set, the KMS itself.
+    for account in ["000000000000", "111122223333"] {
+        b.set(("REKEYD_KMS__ACCOUNT", account));
+        for arguments in [
+            &["verify", "--org", "acme", "--sample", "2"][..],
+            &["org", "allow-cmk", "acme", &new],
+        ] {
+            let begun = std::time::Instant::now();
+            let shown = b.run(UNAVAILABLE, arguments);
+            assert!(begun.elapsed().as_secs() < 20, "{arguments:?}");
+            assert!(shown.contains("waits for the KMS"), "{shown}");
+            assert!(shown.contains("Connection refused"), "{shown}");
+            assert!(!shown.contains("ConnectorError"), "{shown}");
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let b = Bench::new();
     b.acme();

@@ -20,7 +20,8 @@ use crate::worker::WorkerError;
 use crate::worker::drift::{self, Drift};
 use crate::worker::preflight::{Obstacle, Preflight};
 
-/// A worker waits for a KMS that is away; here that is the answer. Seconds.
+/// A worker waits for a KMS that is away; here that is the answer, of each CMK.
+/// Seconds.
 const GIVE_UP_S: u64 = 10;
 
 /// What was found before anything was reckoned.
@@ -98,10 +99,8 @@ pub(super) async fn plan(context: &Context, asked: &Asked<'_>) -> Result<Plan, F
 }
 
 async fn kms(context: &Context, audit: &AuditLog) -> Result<std::sync::Arc<dyn Kms>, Failure> {
-    let mut config = context.config().clone();
-    config.kms.give_up_s = config.kms.give_up_s.min(GIVE_UP_S);
-    let made = wiring::kms(&config, &config.kms.caller, audit, &context.clock).await?;
-    Ok(made.0)
+    let caller = &context.config().kms.caller;
+    context.kms_within(GIVE_UP_S, caller, audit).await
 }
 
 /// Everything that preflight looks at; what stands in the way of one look does
