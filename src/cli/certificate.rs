@@ -128,9 +128,7 @@ pub(super) async fn throttles(
 fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) -> String {
     let dash = || "-".to_owned();
     let planned = |of: fn(&crate::certificate::Plan) -> u64| {
-        c.plan
-            .as_ref()
-            .map_or_else(dash, |p| figures::amount(of(p)))
+        c.plan.as_ref().map_or_else(dash, |p| of(p).to_string())
     };
     let mut rows = vec![
         ("job", c.job_id.to_string()),
@@ -168,7 +166,7 @@ fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) ->
             ("times a worker took it up", dash(), done.drivers),
             ("tasks taken over", dash(), done.takeovers),
         ]
-        .map(|(name, planned, done)| [name.to_owned(), planned, figures::amount(done)]),
+        .map(|(name, planned, done)| [name.to_owned(), planned, done.to_string()]),
     );
     let (rewriting, proof) = (&c.evidence.rewriting, &c.evidence.proof);
     text += "\n\n";
@@ -184,7 +182,8 @@ fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) ->
             ("blocked", rewriting.blocked, proof.blocked),
             ("quarantined", rewriting.quarantined, proof.quarantined),
         ]
-        .map(|(name, a, b)| [name.to_owned(), figures::amount(a), figures::amount(b)]),
+        // To the last row: whoever reads it adds them up.
+        .map(|(name, a, b)| [name.to_owned(), a.to_string(), b.to_string()]),
     );
     text += match c.evidence.counts_balance {
         true => "\nthe parts sum to the rows scanned",
@@ -192,8 +191,9 @@ fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) ->
     };
     if c.evidence.times_blocked > 0 {
         text += &format!(
-            "\nblocked {} times; `rekeyd history {}` says why",
-            c.evidence.times_blocked, c.job_id
+            "\nblocked {}; `rekeyd history {}` says why",
+            figures::count(c.evidence.times_blocked, "time"),
+            c.job_id
         );
     }
     for (what, counts) in [
@@ -359,5 +359,21 @@ impl From<KeyFileError> for Failure {
             KeyFileError::NotPrivate(_) => "take the rights of others away: chmod 0600",
             _ => "`rekeyd report new-key FILE` makes a key and prints its public half",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::tests::{certificate_of, job};
+
+    #[test]
+    fn figures_are_exact_for_who_reads_adds_them_up() {
+        let mut c = certificate_of(&job(), false);
+        (c.evidence.rewriting.scanned, c.evidence.rewriting.rewritten) = (3015, 3000);
+        let text = for_people(&c, &None, None);
+        assert!(text.contains("3015") && text.contains("3000"), "{text}");
+        assert!(!text.contains(" k "), "{text}");
+        assert!(text.contains("blocked 1 time;"), "{text}");
     }
 }

@@ -8,11 +8,11 @@ use crate::cli::exit::Exit;
 use crate::cli::out::Out;
 use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{Config, Loaded, QueueKind};
+use crate::config::{Config, KmsKind, Loaded, QueueKind};
 use crate::ids::{CmkArn, JobId, OrgId};
 use crate::job::{JobBook, JobRow, TaskRow, Versioned};
 use crate::kms::SharedKms;
-use crate::kms::local::RingAdmin;
+use crate::kms::local::{RingAdmin, RingError};
 use crate::progress;
 use crate::queue::SharedQueue;
 use crate::registry::{CmkAccess, Registry};
@@ -104,7 +104,16 @@ impl Context {
     }
 
     pub fn ring(&self) -> Result<RingAdmin, Failure> {
-        Ok(RingAdmin::open(&self.config().kms.ring)?)
+        let opened = RingAdmin::open(&self.config().kms.ring);
+        // It may stand all the same, and be served as a KMS.
+        if let (KmsKind::Aws, Err(RingError::NotARing { .. })) = (self.config().kms.kind, &opened) {
+            let what = "this is for the local key ring, and there is none: kms.kind is `aws`";
+            return Err(Failure::new(Exit::NotSetUp, what).help(
+                "the KMS's own tools list its keys and change them, such as `aws kms list-keys`; \
+                 `rekeyd org show <ORG>` lists the CMKs of an organization",
+            ));
+        }
+        Ok(opened?)
     }
 
     /// Starts an audit stream for this command, as `caller`.

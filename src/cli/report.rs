@@ -315,11 +315,14 @@ impl From<KmsError> for Failure {
                     .help(format!("{TRY_AGAIN}; `kms.endpoint` says where the KMS is looked for"))
             }
             KmsClass::Denied | KmsClass::RoleDenied => Self::new(Exit::KmsRefused, what)
-                .help("the key's policy denies this use; ask the owner of the CMK, or see `rekeyd kms deny list`"),
+                .help("the key's policy denies this use; ask the owner of the CMK (of the local key ring: `rekeyd kms deny list`)"),
             KmsClass::CmkUnusable => Self::new(Exit::KmsRefused, what)
-                .help("see the CMK's state with `rekeyd kms list`; `rekeyd kms enable <ARN>` enables a disabled one"),
+                .help("ask the owner of the CMK for its state (of the local key ring: `rekeyd kms list`, and `rekeyd kms enable <ARN>` enables a disabled one)"),
             KmsClass::FatalJob if error.code == "NotFoundException" => {
-                Self::new(Exit::NotFound, what).help("`rekeyd kms list` shows the CMKs there are")
+                Self::new(Exit::NotFound, what).help(
+                    "look at its account and Region, or ask the owner of the CMK (of the local key \
+                     ring: `rekeyd kms list`)",
+                )
             }
             KmsClass::QuarantinedKey => Self::new(Exit::BadData, what),
             KmsClass::FatalJob | KmsClass::FatalWorker | KmsClass::Unknown => {

@@ -260,7 +260,7 @@ impl<'a> Status<'a> {
             || {
                 let mut text = self.for_people(&job, &so_far, &progress);
                 if let Some(begun) = &retiring {
-                    text += &format!("\n{}", cut_short(&job, begun));
+                    text += &cut_short(&job, begun);
                 }
                 text
             },

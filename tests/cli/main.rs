@@ -316,7 +316,7 @@ fn a_verdict_lapses_for_good_when_the_old_cmk_was_active_again() {
 #[test]
 fn refused_messages_are_told_to_who_waits_for_them() {
     let b = Bench::new();
-    b.acme();
+    let (_, new) = b.acme();
     let unlisted = b.create_key();
     let ask = ["enqueue", "rekey", "--org", "acme", "--to", &unlisted];
     // Whoever asks here hears of it at once.
@@ -333,10 +333,18 @@ fn refused_messages_are_told_to_who_waits_for_them() {
     let job = sent["job_id"].as_str().unwrap().to_owned();
     b.run(NOT_FOUND, &["status", &job]);
     b.run(TIMEOUT, &["status", &job, "--wait", "--timeout", "0"]);
-    let worker = b.worker();
+    let mut worker = b.spawn(&["worker"], "worker.log");
     let shown = b.run(JOB_FAILED, &["status", &job, "--wait", "--timeout", "60"]);
     assert!(shown.contains("cmk_not_allowed"), "{shown}");
-    worker.stop();
+    let good = b.enqueue("acme", &new);
+    b.run(DONE, &["status", &good, "--wait", "--timeout", "60"]);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    // The log says once why, and of what was taken which job it is.
+    let log = std::fs::read_to_string(b.dir().join("worker.log")).unwrap();
+    assert_eq!(log.matches("cmk_not_allowed").count(), 1, "{log}");
+    let taken = |line: &&str| line.contains("message taken") && line.contains(&good);
+    assert_eq!(log.lines().filter(taken).count(), 1, "{log}");
     let letters = b.json(DONE, &["dlq", "list"]);
     let reason = letters["dead_letters"][0]["reason"].as_str().unwrap();
     assert!(reason.starts_with("cmk_not_allowed"), "{reason}");
@@ -344,15 +352,20 @@ fn refused_messages_are_told_to_who_waits_for_them() {
 
 #[test]
 fn each_kind_of_failure_has_its_exit_code() {
-    let b = Bench::new();
+    let mut b = Bench::new();
     b.run(NOT_SET_UP, &["jobs"]);
     b.run(NOT_SET_UP, &["kms", "list"]);
+    b.set(("REKEYD_KMS__KIND", "aws"));
+    let shown = b.run(NOT_SET_UP, &["kms", "list"]);
+    assert!(shown.contains("kms.kind is `aws`"), "{shown}");
+    assert!(!shown.contains("rekeyd init"), "{shown}");
+    b.unset("REKEYD_KMS__KIND");
     b.run(NOT_SET_UP, &["worker"]);
     let (old, new) = b.acme();
     let rewrap = [
         "enqueue", "rekey", "--org", "acme", "--to", &new, "--mode", "rewrap",
     ];
-    let cases: [(i32, &[&str], &str); 16] = [
+    let cases: [(i32, &[&str], &str); 17] = [
         (USAGE, &["stats"], "status"),
         (USAGE, &["status", "twelve"], "UUID"),
         (
@@ -399,6 +412,7 @@ fn each_kind_of_failure_has_its_exit_code() {
             ],
             "nowhere",
         ),
+        (USAGE, &["verify"], "--org <ORG>|--job <JOB>"),
         (
             NOT_FOUND,
             &["enqueue", "rekey", "--file", "missing.json"],

@@ -141,6 +141,7 @@ fn a_death_in_the_middle_is_gone_on_from_and_counted_once() {
         let said = b.run(DONE, &["status", &job]);
         let next = format!("rekeyd retire {job} --confirm acme");
         assert!(said.contains("gone") && said.contains(&next), "{said}");
+        assert!(!said.contains("\n\n"), "{said}");
         let history = b.run(DONE, &["history", &job]);
         assert!(history.contains("retire begun"), "{history}");
         let done = b.json(DONE, &["retire", &job, "--confirm", "acme"]);
