@@ -12,7 +12,9 @@ use crate::clock::WallTime;
 use crate::ids::OrgId;
 use crate::job::{JobBook, JobMessage, Mode, ThrottleTarget};
 use crate::kms::{Kms, ReasonCode, Use};
-use crate::plan::{Budgets, Cost, Plan, Price, Sample, Survey, Time, Waits, Way, calls, survey};
+use crate::plan::{
+    Budgets, Cost, Plan, Price, Sample, Survey, Time, Waits, Way, of_survey, survey,
+};
 use crate::registry::Registry;
 use crate::store::PageLimit;
 use crate::wiring;
@@ -70,7 +72,7 @@ pub(super) async fn plan(context: &Context, asked: &Asked<'_>) -> Result<Plan, F
     let budgets = budgets(context, &book, org, asked.common.workers, now, &mut found).await?;
     let way = Way::of(&asked.message);
     note_way(way, &size, &mut found.notes);
-    let calls = calls(way, size.slices, size.keys.value);
+    let calls = of_survey(way, &size);
     let price = &config.plan.kms_price_per_10k_usd;
     let usd = Price::parse(price)
         .ok_or_else(|| {
