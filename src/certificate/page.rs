@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::content::{Certificate, Evidence};
 use super::keys::PublicKey;
 use crate::job::Counts;
-use crate::progress::figures;
 
 const BEGIN: &str = "<script type=\"application/json\" id=\"signed\">";
 const END: &str = "</script>";
@@ -207,7 +206,7 @@ fn evidence(e: &Evidence) -> Markup {
             @if e.counts_balance { "The parts sum to the rows scanned." }
             @else { "The parts do not sum to the rows scanned." }
             @if e.times_blocked > 0 {
-                " The job was blocked " (figures::count(e.times_blocked, "time")) "; the history says why."
+                " The job was blocked " (e.times_blocked) @if e.times_blocked == 1 { " time" } @else { " times" } "; the history says why."
             }
         }
         @for (what, counts) in [("slices wait for a key", &e.blocked_slices), ("cells left as found", &e.quarantined_cells)] {
