@@ -533,6 +533,8 @@ impl SliceScan<'_> {
 fn refusal(error: KmsError) -> Result<Fault, TaskError> {
     match error.class {
         KmsClass::FatalWorker => Err(error.into()),
+        // Nothing was said of the key: it would be the same with the next one.
+        KmsClass::Transient { .. } | KmsClass::Unavailable => Err(error.into()),
         KmsClass::QuarantinedKey => Ok(Fault::Bad("key_quarantined")),
         _ => Ok(Fault::Blocked(error.blocked_reason().map_or_else(
             || error.code.clone(),

@@ -16,7 +16,7 @@ mod document;
 mod keys;
 mod page;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use content::{
     Activation, Asked, Certificate, Done, Evidence, Outcome, Plan, Sources, Step, Throttled,

@@ -206,7 +206,7 @@ fn evidence(e: &Evidence) -> Markup {
             @if e.counts_balance { "The parts sum to the rows scanned." }
             @else { "The parts do not sum to the rows scanned." }
             @if e.times_blocked > 0 {
-                " The job was blocked " (e.times_blocked) " times; the history says why."
+                " The job was blocked " (e.times_blocked) @if e.times_blocked == 1 { " time" } @else { " times" } "; the history says why."
             }
         }
         @for (what, counts) in [("slices wait for a key", &e.blocked_slices), ("cells left as found", &e.quarantined_cells)] {

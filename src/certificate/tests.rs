@@ -7,7 +7,7 @@ use super::*;
 use crate::job::{Counts, JobRow, JobState, Transition};
 
 /// A job at its end; its reason is hostile.
-fn job() -> JobRow {
+pub(crate) fn job() -> JobRow {
     let request = json!({
         "v": 1, "kind": "rekey", "job_id": "0f8e4d1a-9a53-4f0a-8f0e-0b1f0c9d7e55", "org": "acme",
         "to_cmk": "arn:aws:kms:eu-central-1:111122223333:key/bbbbbbbb",
@@ -49,7 +49,7 @@ fn step(from: JobState, to: JobState) -> Transition {
     }
 }
 
-fn certificate_of(job: &JobRow, lapsed: bool) -> Certificate {
+pub(crate) fn certificate_of(job: &JobRow, lapsed: bool) -> Certificate {
     let history = [
         step(JobState::Rewriting, JobState::Blocked),
         step(JobState::Blocked, JobState::Blocked),

@@ -17,7 +17,6 @@ use crate::cli::out;
 use crate::cli::report::Failure;
 use crate::ids::JobId;
 use crate::job::{BlockedSlice, ThrottleEvent};
-use crate::progress;
 
 /// The largest file that `check` reads, bytes: far more than any certificate has.
 const LARGEST: u64 = 64 << 20;
@@ -92,8 +91,8 @@ async fn gather(context: &Context, id: JobId) -> Result<Certificate, Failure> {
     let book = context.book().await?;
     let mut job = context::job(&book, id).await?.row;
     let org = job.request.org().clone();
-    let activations = context.registry().await?.activations(&org).await?;
-    let lapsed = progress::lapse(&mut job, &activations);
+    let registry = context.registry().await?;
+    let (lapsed, _) = context::verdict_of_today(&book, &registry, &mut job).await?;
     let history = book.history(&org, id).await?;
     let throttles = throttles(&book, &job).await?;
     let tasks = context::tasks(&book, &job).await?;
@@ -129,9 +128,7 @@ pub(super) async fn throttles(
 fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) -> String {
     let dash = || "-".to_owned();
     let planned = |of: fn(&crate::certificate::Plan) -> u64| {
-        c.plan
-            .as_ref()
-            .map_or_else(dash, |p| figures::amount(of(p)))
+        c.plan.as_ref().map_or_else(dash, |p| of(p).to_string())
     };
     let mut rows = vec![
         ("job", c.job_id.to_string()),
@@ -169,7 +166,7 @@ fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) ->
             ("times a worker took it up", dash(), done.drivers),
             ("tasks taken over", dash(), done.takeovers),
         ]
-        .map(|(name, planned, done)| [name.to_owned(), planned, figures::amount(done)]),
+        .map(|(name, planned, done)| [name.to_owned(), planned, done.to_string()]),
     );
     let (rewriting, proof) = (&c.evidence.rewriting, &c.evidence.proof);
     text += "\n\n";
@@ -185,7 +182,8 @@ fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) ->
             ("blocked", rewriting.blocked, proof.blocked),
             ("quarantined", rewriting.quarantined, proof.quarantined),
         ]
-        .map(|(name, a, b)| [name.to_owned(), figures::amount(a), figures::amount(b)]),
+        // To the last row: whoever reads it adds them up.
+        .map(|(name, a, b)| [name.to_owned(), a.to_string(), b.to_string()]),
     );
     text += match c.evidence.counts_balance {
         true => "\nthe parts sum to the rows scanned",
@@ -193,8 +191,9 @@ fn for_people(c: &Certificate, key: &Option<SigningKey>, html: Option<&Path>) ->
     };
     if c.evidence.times_blocked > 0 {
         text += &format!(
-            "\nblocked {} times; `rekeyd history {}` says why",
-            c.evidence.times_blocked, c.job_id
+            "\nblocked {}; `rekeyd history {}` says why",
+            figures::count(c.evidence.times_blocked, "time"),
+            c.job_id
         );
     }
     for (what, counts) in [
@@ -360,5 +359,21 @@ impl From<KeyFileError> for Failure {
             KeyFileError::NotPrivate(_) => "take the rights of others away: chmod 0600",
             _ => "`rekeyd report new-key FILE` makes a key and prints its public half",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::tests::{certificate_of, job};
+
+    #[test]
+    fn figures_are_exact_for_who_reads_adds_them_up() {
+        let mut c = certificate_of(&job(), false);
+        (c.evidence.rewriting.scanned, c.evidence.rewriting.rewritten) = (3015, 3000);
+        let text = for_people(&c, &None, None);
+        assert!(text.contains("3015") && text.contains("3000"), "{text}");
+        assert!(!text.contains(" k "), "{text}");
+        assert!(text.contains("blocked 1 time;"), "{text}");
     }
 }

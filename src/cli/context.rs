@@ -1,25 +1,34 @@
 //! What every command starts from: the configuration, the clock, and the parts
 //! it asks for.
 
+use std::time::Duration;
+
 use crate::audit::AuditLog;
 use crate::cli::exit::Exit;
 use crate::cli::out::Out;
 use crate::cli::report::{self, Failure};
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{Config, Loaded, QueueKind};
+use crate::config::{Config, KmsKind, Loaded, QueueKind};
 use crate::ids::{CmkArn, JobId, OrgId};
 use crate::job::{JobBook, JobRow, TaskRow, Versioned};
 use crate::kms::SharedKms;
-use crate::kms::local::RingAdmin;
+use crate::kms::local::{RingAdmin, RingError};
+use crate::progress;
 use crate::queue::SharedQueue;
 use crate::registry::{CmkAccess, Registry};
 use crate::store::SharedStore;
+use crate::telemetry::waiting::Waiting;
 use crate::wiring;
 
 /// The caller that the KMS and the audit log see when an operator acts.
 pub(super) const OPERATOR: &str = "operator";
 /// The caller of an import.
 pub(super) const IMPORTER: &str = "importer";
+
+/// How long a command tries a KMS that does not answer; the last try comes on top.
+const GIVE_UP_S: u64 = 20;
+/// How often a command looks whether it has to say what it waits for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One run of a command.
 pub(super) struct Context {
@@ -95,7 +104,16 @@ impl Context {
     }
 
     pub fn ring(&self) -> Result<RingAdmin, Failure> {
-        Ok(RingAdmin::open(&self.config().kms.ring)?)
+        let opened = RingAdmin::open(&self.config().kms.ring);
+        // It may stand all the same, and be served as a KMS.
+        if let (KmsKind::Aws, Err(RingError::NotARing { .. })) = (self.config().kms.kind, &opened) {
+            let what = "this is for the local key ring, and there is none: kms.kind is `aws`";
+            return Err(Failure::new(Exit::NotSetUp, what).help(
+                "the KMS's own tools list its keys and change them, such as `aws kms list-keys`; \
+                 `rekeyd org show <ORG>` lists the CMKs of an organization",
+            ));
+        }
+        Ok(opened?)
     }
 
     /// Starts an audit stream for this command, as `caller`.
@@ -110,10 +128,57 @@ impl Context {
         )?)
     }
 
+    /// The KMS, for a command that somebody waits for: it says what it waits for,
+    /// and gives up sooner than a worker does.
     pub async fn kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
-        Ok(wiring::kms(self.config(), caller, audit, &self.clock)
-            .await?
-            .0)
+        self.kms_within(GIVE_UP_S, caller, audit).await
+    }
+
+    /// As [`Context::kms`]; each call is tried for so many seconds.
+    pub async fn kms_within(
+        &self,
+        give_up_s: u64,
+        caller: &str,
+        audit: &AuditLog,
+    ) -> Result<SharedKms, Failure> {
+        let config = self.giving_up_after(give_up_s);
+        let waiting = self.telling();
+        let made = wiring::kms_noting(&config, caller, audit, &self.clock, waiting).await?;
+        Ok(made.0)
+    }
+
+    /// As [`Context::kms`], as patient as a worker: for what takes long.
+    pub async fn patient_kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
+        let (config, waiting) = (self.config(), self.telling());
+        let made = wiring::kms_noting(config, caller, audit, &self.clock, waiting).await?;
+        Ok(made.0)
+    }
+
+    fn giving_up_after(&self, seconds: u64) -> Config {
+        let mut config = self.config().clone();
+        config.kms.give_up_s = config.kms.give_up_s.min(seconds);
+        config
+    }
+
+    /// A board; what stands on it for a while is said on standard error.
+    fn telling(&self) -> Waiting {
+        let board = Waiting::default();
+        if !self.out.is_json() {
+            let (clock, shown) = (self.clock.clone(), board.clone());
+            // Ends with the command.
+            tokio::spawn(async move {
+                let mut said = false;
+                loop {
+                    clock.sleep(LOOK).await;
+                    let words = shown.words();
+                    if let (Some(words), false) = (&words, said) {
+                        eprintln!("{words}; it is tried again");
+                    }
+                    said = words.is_some();
+                }
+            });
+        }
+        board
     }
 
     /// As [`Context::kms`], for entering a CMK that is not in the registry yet.
@@ -123,8 +188,9 @@ impl Context {
         audit: &AuditLog,
         entering: (&OrgId, &CmkArn, &CmkAccess),
     ) -> Result<SharedKms, Failure> {
-        let (config, clock) = (self.config(), &self.clock);
-        Ok(wiring::kms_entering(config, caller, audit, clock, entering).await?)
+        let (config, clock) = (self.giving_up_after(GIVE_UP_S), &self.clock);
+        let waiting = self.telling();
+        Ok(wiring::kms_entering(&config, caller, audit, clock, entering, waiting).await?)
     }
 }
 
@@ -145,6 +211,26 @@ pub(super) async fn tasks(book: &JobBook, job: &JobRow) -> Result<Vec<TaskRow>, 
     };
     let tasks = book.tasks(job.request.job_id(), round.number).await?;
     Ok(tasks.into_iter().map(|task| task.row).collect())
+}
+
+/// Puts the verdict of a job at its end right by what later jobs did: whether it
+/// has lapsed, and which job has the answer of today, where one has a better one.
+pub(super) async fn verdict_of_today(
+    book: &JobBook,
+    registry: &Registry,
+    job: &mut JobRow,
+) -> Result<(bool, Option<JobId>), Failure> {
+    if !job.state.is_final() {
+        return Ok((false, None));
+    }
+    let org = job.request.org().clone();
+    let activations = registry.activations(&org).await?;
+    let lapsed = progress::lapse(job, &activations);
+    let mut rows = Vec::new();
+    for id in progress::later(job, &activations) {
+        rows.extend(book.get(&org, id).await?.map(|later| later.row));
+    }
+    Ok((lapsed, progress::answer(job, &rows, &activations)))
 }
 
 /// A job that must be there.

@@ -14,9 +14,10 @@ pub enum Exit {
     Failed = 1,
     /// The command line, or the request it makes, is not valid. Nothing was done.
     Usage = 2,
-    /// The configuration is not valid. Nothing was done.
+    /// The configuration is not valid, or names a queue that is not there. Nothing
+    /// was done.
     Config = 3,
-    /// There is no store or key ring here yet.
+    /// There is no store or key ring here yet, or no keyspace on the cluster.
     NotSetUp = 4,
     /// No such organization, channel, job, record or CMK.
     NotFound = 5,

@@ -27,12 +27,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
         let book = context.book().await?;
         let id = arguments.job;
         let mut job = context::job(&book, id).await?.row;
-        let activations = context
-            .registry()
-            .await?
-            .activations(job.request.org())
-            .await?;
-        progress::lapse(&mut job, &activations);
+        context::verdict_of_today(&book, &context.registry().await?, &mut job).await?;
         let tasks = context::tasks(&book, &job).await?;
         let parked = progress::has_parked(&tasks);
         let mut blocked: BTreeMap<String, Vec<BlockedSlice>> = BTreeMap::new();

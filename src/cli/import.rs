@@ -77,7 +77,7 @@ async fn slack_export(context: &Context, arguments: &SlackExport) -> Result<Exit
         ))?;
     }
     let audit = context.audit(IMPORTER)?;
-    let kms = context.kms(IMPORTER, &audit).await?;
+    let kms = context.patient_kms(IMPORTER, &audit).await?;
     let loader = Loader::new(
         store,
         registry,

@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::Failure;
-use crate::ids::OrgId;
+use crate::ids::{JobId, OrgId};
 use crate::job::{JobRow, JobState, is_free};
 use crate::progress;
 
@@ -174,9 +174,14 @@ async fn find(context: &Context, arguments: &Arguments) -> Result<Vec<JobRow>, F
     for org in orgs {
         let of_org = book.jobs(&org).await?;
         let activations = registry.activations(&org).await?;
-        jobs.extend(of_org.into_iter().map(|job| {
-            let mut row = job.row;
+        let all: Vec<JobRow> = of_org.into_iter().map(|job| job.row).collect();
+        jobs.extend(all.iter().map(|row| {
+            let mut row = row.clone();
             progress::lapse(&mut row, &activations);
+            let later = progress::later(&row, &activations);
+            let of = |id: &JobId| all.iter().find(|job| job.request.job_id() == *id).cloned();
+            let later: Vec<JobRow> = later.iter().filter_map(of).collect();
+            progress::answer(&mut row, &later, &activations);
             row
         }));
     }

@@ -169,6 +169,8 @@ pub(super) fn set_up() {
 const TRY_AGAIN: &str = "it may pass by itself: run the same command again";
 const RUN_INIT: &str =
     "make one with `rekeyd init`, or name the right place with `--data-dir` or `--config`";
+const APPLY: &str = "`rekeyd schema apply --replication …` makes keyspace and tables \
+                     (docs/store-scylla.md); `store.keyspace` says which keyspace is looked for";
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
@@ -192,6 +194,9 @@ impl From<MessageError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let what = error.to_string();
+        if error.is_not_set_up {
+            return Self::new(Exit::NotSetUp, what).help(APPLY);
+        }
         match error.class {
             StoreErrorClass::Transient => Self::new(Exit::Unavailable, what).help(TRY_AGAIN),
             StoreErrorClass::Invalid | StoreErrorClass::Fatal => Self::new(Exit::Failed, what),
@@ -207,6 +212,8 @@ impl From<QueueError> for Failure {
                 Self::new(Exit::Unavailable, what).help(TRY_AGAIN)
             }
             QueueError::BodySize(_) => Self::new(Exit::Usage, what),
+            QueueError::Settings(_) => Self::new(Exit::Config, what)
+                .help("`rekeyd config check` says what is set and where; see docs/queue-sqs.md"),
             QueueError::Fatal(_) => Self::new(Exit::Failed, what),
         }
     }
@@ -300,14 +307,22 @@ impl From<KmsError> for Failure {
         );
         match error.class {
             KmsClass::Transient { .. } | KmsClass::Unavailable => {
-                Self::new(Exit::Unavailable, what).help(TRY_AGAIN)
+                let what = format!(
+                    "the KMS did not answer {}: {} ({})",
+                    error.operation, error.code, error.message
+                );
+                Self::new(Exit::Unavailable, what)
+                    .help(format!("{TRY_AGAIN}; `kms.endpoint` says where the KMS is looked for"))
             }
             KmsClass::Denied | KmsClass::RoleDenied => Self::new(Exit::KmsRefused, what)
-                .help("the key's policy denies this use; ask the owner of the CMK, or see `rekeyd kms deny list`"),
+                .help("the key's policy denies this use; ask the owner of the CMK (of the local key ring: `rekeyd kms deny list`)"),
             KmsClass::CmkUnusable => Self::new(Exit::KmsRefused, what)
-                .help("see the CMK's state with `rekeyd kms list`; `rekeyd kms enable <ARN>` enables a disabled one"),
+                .help("ask the owner of the CMK for its state (of the local key ring: `rekeyd kms list`, and `rekeyd kms enable <ARN>` enables a disabled one)"),
             KmsClass::FatalJob if error.code == "NotFoundException" => {
-                Self::new(Exit::NotFound, what).help("`rekeyd kms list` shows the CMKs there are")
+                Self::new(Exit::NotFound, what).help(
+                    "look at its account and Region, or ask the owner of the CMK (of the local key \
+                     ring: `rekeyd kms list`)",
+                )
             }
             KmsClass::QuarantinedKey => Self::new(Exit::BadData, what),
             KmsClass::FatalJob | KmsClass::FatalWorker | KmsClass::Unknown => {
@@ -473,6 +488,16 @@ pub(super) fn about_cmk(error: KmsError, cmk: &CmkArn) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_and_what_is_set_wrong_have_codes_of_their_own() {
+        let missing = StoreError::not_set_up("keyspace rekeyd does not exist");
+        assert_eq!(Failure::from(missing).exit, Exit::NotSetUp);
+        let wrong = StoreError::new(StoreErrorClass::Fatal, "not ours");
+        assert_eq!(Failure::from(wrong).exit, Exit::Failed);
+        let queue = QueueError::Settings("there is no such queue".to_owned());
+        assert_eq!(Failure::from(queue).exit, Exit::Config);
+    }
 
     #[test]
     fn a_failure_shows_what_and_what_to_do_and_breaks_no_arn() {

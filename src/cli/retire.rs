@@ -12,14 +12,13 @@ use crate::cli::exit::Exit;
 use crate::cli::figures;
 use crate::cli::out;
 use crate::cli::report::{self, Failure};
-use crate::ids::JobId;
+use crate::ids::{JobId, OrgId};
 use crate::job::{
     Activated, BookError, JobBook, JobRow, JobState, RekeyRequest, RetireCounts, Retired, SetAside,
     SliceId,
 };
 use crate::killpoint;
 use crate::kms::{ReasonCode, Use};
-use crate::progress;
 use crate::registry::Registry;
 use crate::retire::{NotNow, PATIENCE, Retire, RetireError, Survey};
 use crate::steer::Act;
@@ -274,22 +273,27 @@ async fn ready(
         return Err(refuse(format!("job {id} is retired already"))
             .help(format!("`rekeyd history {id}` says by whom and when")));
     }
+    let (lapsed, by) = context::verdict_of_today(book, registry, &mut row).await?;
     if row.state != JobState::Drained {
-        return Err(refuse(format!(
+        let what = format!(
             "job {id} is {}: only a job that is drained can be retired",
             row.state
-        ))
-        .help(match row.state {
+        );
+        return Err(refuse(what).help(match row.state {
             JobState::Blocked => format!("`rekeyd failures {id}` says what holds it"),
+            JobState::Failed => "it can never be retired: it has changed nothing".to_owned(),
+            JobState::Cancelled if row.activated.is_none() => {
+                "it can never be retired: it was cancelled before it changed anything".to_owned()
+            }
+            JobState::Cancelled => never(&org, by),
             _ => format!("wait for it with `rekeyd status {id} --wait`"),
         }));
     }
-    let activations = registry.activations(&org).await?;
-    if progress::lapse(&mut row, &activations) {
+    if lapsed {
         let verdict = row.verdict.clone().unwrap_or_default();
         return Err(
             refuse(format!("job {id} has no good verdict any more: {verdict}"))
-                .help("retire the later job, once it is drained"),
+                .help(never(&org, by)),
         );
     }
     waited(context, &row, id)?;
@@ -308,6 +312,21 @@ async fn ready(
         aside,
         drained_ms: row.since_ms,
     })
+}
+
+/// What to do in place of retiring a job that has no good end. `by` is the later
+/// job that has one.
+fn never(org: &OrgId, by: Option<JobId>) -> String {
+    match by {
+        Some(by) => format!(
+            "it can never be retired: retire the later job that finished it, and its old wraps go \
+             as well: `rekeyd retire {by} --dry-run`"
+        ),
+        None => format!(
+            "it can never be retired: its old wraps go with the retire of a later rekey of {org}, \
+             once one is drained (`rekeyd enqueue rekey`)"
+        ),
+    }
 }
 
 fn waited(context: &Context, row: &JobRow, id: JobId) -> Result<(), Failure> {

@@ -22,6 +22,10 @@ use crate::registry::{Registry, Timing};
 
 /// How often the job is looked at while waiting.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often it is tried to look while the store does not answer.
+const LOOK_AWAY: Duration = Duration::from_secs(2);
+/// A look that has begun is given so long beyond the time that was given.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 /// How often refused messages are looked at while a job is not recorded: on SQS
 /// a look takes a second, and hides them from others for as long.
 const LOOK_AT_SQS: Duration = Duration::from_secs(10);
@@ -56,13 +60,167 @@ pub(super) struct Arguments {
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
     context.run(async {
-        let status = Status::open(context, arguments).await?;
         if arguments.watch || arguments.wait {
-            status.follow().await
+            follow(context, arguments).await
         } else {
-            status.once().await
+            Status::open(context, arguments).await?.once().await
         }
     })
+}
+
+/// Follows the job to its end. A store that does not answer is waited for: whoever
+/// waits wants the end of the job, and not that of a connection.
+async fn follow(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
+    let clock = &context.clock;
+    let begun = clock.boot();
+    let mut status = None;
+    let mut seen = Seen::default();
+    let mut patience = Patience::new(arguments.timeout.is_some());
+    // Listened to from here on, also while a look is under way.
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let look = async {
+            let status = match &mut status {
+                Some(status) => status,
+                none => none.insert(Status::open(context, arguments).await?),
+            };
+            status.follow(&mut seen).await
+        };
+        let left = arguments
+            .timeout
+            .map(|all| all.saturating_sub(clock.boot().since(begun)).max(LAST_LOOK));
+        let too_long = async {
+            match left {
+                Some(left) => clock.sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        let looked = tokio::select! {
+            biased;
+            looked = look => looked,
+            () = too_long => Err(Failure::new(Exit::Unavailable, "no answer in time")),
+            _ = &mut interrupt => return seen.interrupted(),
+        };
+        let pause = match looked {
+            Ok(Some(exit)) => return Ok(exit),
+            Ok(None) => {
+                if patience.is_back() && !context.out.is_json() {
+                    seen.end_line()?;
+                    eprintln!("it answers again");
+                }
+                LOOK
+            }
+            Err(why) if why.exit == Exit::Unavailable => {
+                match patience.away(clock.boot()) {
+                    Away::Still => {}
+                    Away::First => {
+                        seen.end_line()?;
+                        if !context.out.is_json() {
+                            eprintln!("{}; it is tried again", figures::printable(why.what()));
+                        }
+                    }
+                    Away::TooLong => {
+                        seen.end_line()?;
+                        return Err(why);
+                    }
+                }
+                LOOK_AWAY
+            }
+            Err(why) => {
+                seen.end_line()?;
+                return Err(why);
+            }
+        };
+        let over = arguments
+            .timeout
+            .is_some_and(|all| clock.boot().since(begun) >= all);
+        if over {
+            seen.end_line()?;
+            return Err(seen.timed_out(arguments.job, patience.since.is_some()));
+        }
+        tokio::select! {
+            () = clock.sleep(pause) => {}
+            _ = &mut interrupt => return seen.interrupted(),
+        }
+    }
+}
+
+/// What has been seen of the job while following it.
+#[derive(Default)]
+struct Seen {
+    state: Option<JobState>,
+    /// When refused messages were last looked through for it.
+    asked: Option<BootTime>,
+    screen: Screen,
+}
+
+impl Seen {
+    fn end_line(&mut self) -> Result<(), Failure> {
+        self.screen.end_line()
+    }
+
+    fn interrupted(&mut self) -> Result<Exit, Failure> {
+        self.end_line()?;
+        Ok(Exit::Timeout)
+    }
+
+    fn timed_out(&self, id: JobId, is_away: bool) -> Failure {
+        let what = match (self.state, is_away) {
+            (Some(state), false) => format!("the time is over; job {id} is {state} and goes on"),
+            (Some(state), true) => format!(
+                "the time is over, and the store does not answer; job {id} was {state} when it last did"
+            ),
+            (None, true) => {
+                format!("the time is over, and the store does not answer; job {id} was not seen")
+            }
+            (None, false) => return Failure::no_job(id).exiting(Exit::Timeout),
+        };
+        Failure::new(Exit::Timeout, what).help(format!("look again with `rekeyd status {id}`"))
+    }
+}
+
+/// How long a store that does not answer is waited for.
+struct Patience {
+    /// Somebody has said how long to wait.
+    is_limited: bool,
+    /// Since when there has been no answer, without a break.
+    since: Option<BootTime>,
+}
+
+/// Longest wait for a store that does not answer where no time is given.
+const AWAY: Duration = Duration::from_secs(300);
+
+/// Of a look that had no answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Away {
+    First,
+    Still,
+    TooLong,
+}
+
+impl Patience {
+    fn new(is_limited: bool) -> Self {
+        Self {
+            is_limited,
+            since: None,
+        }
+    }
+
+    fn away(&mut self, now: BootTime) -> Away {
+        match self.since {
+            None => {
+                self.since = Some(now);
+                Away::First
+            }
+            Some(since) if !self.is_limited && now.since(since) >= AWAY => Away::TooLong,
+            Some(_) => Away::Still,
+        }
+    }
+
+    /// There was an answer; whether that is news.
+    fn is_back(&mut self) -> bool {
+        self.since.take().is_some()
+    }
 }
 
 struct Status<'a> {
@@ -115,14 +273,11 @@ impl<'a> Status<'a> {
         Ok(found.map(|job| job.row))
     }
 
-    /// Puts the verdict right that a later job has made untrue, and tells
-    /// whether there is such a job.
+    /// Puts the verdict right that later jobs have made untrue, and tells
+    /// whether it has lapsed.
     async fn lapse(&self, job: &mut JobRow) -> Result<bool, Failure> {
-        if !job.state.is_drained() {
-            return Ok(false);
-        }
-        let activations = self.registry.activations(job.request.org()).await?;
-        Ok(progress::lapse(job, &activations))
+        let today = context::verdict_of_today(&self.book, &self.registry, job).await?;
+        Ok(today.0)
     }
 
     /// Why there is no such job: its message was refused, or is not taken yet.
@@ -173,62 +328,42 @@ impl<'a> Status<'a> {
         Ok(progress)
     }
 
-    async fn follow(&self) -> Result<Exit, Failure> {
-        let clock = &self.context.clock;
-        let begun = clock.boot();
-        let timeout = self.arguments.timeout;
-        let mut screen = Screen::new(self);
-        let mut asked: Option<BootTime> = None;
+    /// One look at the job while following it; the exit code if it is at its end.
+    async fn follow(&self, seen: &mut Seen) -> Result<Option<Exit>, Failure> {
+        let Some(mut job) = self.look().await? else {
+            self.is_it_refused(seen).await?;
+            return Ok(None);
+        };
+        let lapsed = self.lapse(&mut job).await?;
+        seen.state = Some(job.state);
+        seen.screen.show(self, &job).await?;
+        if !self.is_over(&job).await? {
+            return Ok(None);
+        }
+        self.end(&job, lapsed, seen).await.map(Some)
+    }
+
+    /// Of a job that is not recorded: ends if its message was refused.
+    async fn is_it_refused(&self, seen: &mut Seen) -> Result<(), Failure> {
         let between = match self.context.config().queue.kind {
             QueueKind::Sqlite => LOOK,
             QueueKind::Sqs => LOOK_AT_SQS,
         };
-        loop {
-            let mut job = self.look().await?;
-            let lapsed = match &mut job {
-                Some(job) => self.lapse(job).await?,
-                None => false,
-            };
-            let now = clock.boot();
-            if job.is_none() && asked.is_none_or(|at| now.since(at) >= between) {
-                let why = self.not_recorded().await?;
-                if why.exit == Exit::JobFailed {
-                    screen.end_line()?;
-                    return Err(why);
-                }
-                if asked.replace(now).is_none() && !self.context.out.is_json() {
-                    eprintln!(
-                        "job {} is not recorded yet: waiting for a worker to take its message",
-                        self.arguments.job
-                    );
-                }
-            }
-            if let Some(job) = &job {
-                screen.show(job).await?;
-                if self.is_over(job).await? {
-                    return self.end(job, lapsed, screen).await;
-                }
-            }
-            if timeout.is_some_and(|t| clock.boot().since(begun) >= t) {
-                screen.end_line()?;
-                let id = self.arguments.job;
-                return Err(match job {
-                    Some(job) => Failure::new(
-                        Exit::Timeout,
-                        format!("the time is over; job {id} is {} and goes on", job.state),
-                    )
-                    .help(format!("look again with `rekeyd status {id}`")),
-                    None => Failure::no_job(id).exiting(Exit::Timeout),
-                });
-            }
-            tokio::select! {
-                () = clock.sleep(LOOK) => {}
-                _ = tokio::signal::ctrl_c() => {
-                    screen.end_line()?;
-                    return Ok(Exit::Timeout);
-                }
-            }
+        let now = self.context.clock.boot();
+        if seen.asked.is_some_and(|at| now.since(at) < between) {
+            return Ok(());
         }
+        let why = self.not_recorded().await?;
+        if why.exit == Exit::JobFailed {
+            return Err(why);
+        }
+        if seen.asked.replace(now).is_none() && !self.context.out.is_json() {
+            eprintln!(
+                "job {} is not recorded yet: waiting for a worker to take its message",
+                self.arguments.job
+            );
+        }
+        Ok(())
     }
 
     async fn is_over(&self, job: &JobRow) -> Result<bool, Failure> {
@@ -241,17 +376,12 @@ impl<'a> Status<'a> {
     }
 
     /// The last words, and the exit code by them.
-    async fn end(
-        &self,
-        job: &JobRow,
-        lapsed: bool,
-        mut screen: Screen<'_, '_>,
-    ) -> Result<Exit, Failure> {
-        screen.end_line()?;
+    async fn end(&self, job: &JobRow, lapsed: bool, seen: &mut Seen) -> Result<Exit, Failure> {
         let tasks = context::tasks(&self.book, job).await?;
         let progress = self.progress(job, &tasks, &mut Speed::default()).await?;
         let retiring = self.retiring(job).await?;
         let programs = self.for_programs(job, &job.so_far(&tasks), &progress, &retiring);
+        seen.end_line()?;
         self.context.out.show(&programs, || last_words(job))?;
         let left_behind = job.copy.as_ref().map_or(0, |copy| copy.left_behind);
         Ok(match job.state {
@@ -494,32 +624,21 @@ fn last_words(job: &JobRow) -> String {
 }
 
 /// Shows how a job goes on, as `--watch` asks for it.
-struct Screen<'s, 'a> {
-    status: &'s Status<'a>,
+#[derive(Default)]
+struct Screen {
     speed: Speed,
-    redraws: bool,
     drawn: bool,
-    shown: Option<(crate::clock::BootTime, JobState)>,
+    shown: Option<(BootTime, JobState)>,
 }
 
-impl<'s, 'a> Screen<'s, 'a> {
-    fn new(status: &'s Status<'a>) -> Self {
-        Self {
-            status,
-            speed: Speed::default(),
-            redraws: status.context.out.is_live(),
-            drawn: false,
-            shown: None,
-        }
-    }
-
-    async fn show(&mut self, job: &JobRow) -> Result<(), Failure> {
-        let status = self.status;
+impl Screen {
+    async fn show(&mut self, status: &Status<'_>, job: &JobRow) -> Result<(), Failure> {
         if !status.arguments.watch {
             return Ok(());
         }
+        let redraws = status.context.out.is_live();
         let now = status.context.clock.boot();
-        let pause = match self.redraws {
+        let pause = match redraws {
             true => Duration::from_secs(1),
             false => Duration::from_secs(status.arguments.interval),
         };
@@ -530,16 +649,16 @@ impl<'s, 'a> Screen<'s, 'a> {
         {
             return Ok(());
         }
-        self.shown = Some((now, job.state));
         let tasks = context::tasks(&status.book, job).await?;
         let progress = status.progress(job, &tasks, &mut self.speed).await?;
+        self.shown = Some((now, job.state));
         if status.context.out.is_json() {
             let retiring = status.retiring(job).await?;
             let programs = status.for_programs(job, &job.so_far(&tasks), &progress, &retiring);
             return out::line(&programs.to_string());
         }
         let line = progress.line(job);
-        if self.redraws {
+        if redraws {
             self.drawn = true;
             out::redraw(&line)
         } else {
@@ -556,5 +675,28 @@ impl<'s, 'a> Screen<'s, 'a> {
             return out::line("");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_away_is_waited_for_and_not_for_ever() {
+        let at = |s| BootTime(Duration::from_secs(s));
+        let mut patience = Patience::new(false);
+        assert!(!patience.is_back());
+        assert_eq!(patience.away(at(10)), Away::First);
+        assert_eq!(patience.away(at(309)), Away::Still);
+        // An answer begins the time anew.
+        assert!(patience.is_back());
+        assert_eq!(patience.away(at(311)), Away::First);
+        assert_eq!(patience.away(at(610)), Away::Still);
+        assert_eq!(patience.away(at(611)), Away::TooLong);
+        // Who says how long is taken at their word.
+        let mut patience = Patience::new(true);
+        assert_eq!(patience.away(at(0)), Away::First);
+        assert_eq!(patience.away(at(100_000)), Away::Still);
     }
 }

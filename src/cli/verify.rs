@@ -24,6 +24,7 @@ use course::{Course, Way};
 
 #[derive(clap::Args)]
 #[command(
+    group(clap::ArgGroup::new("scope").required(true)),
     after_help = "It reads only: what it passes, a reader can read. Of one channel it says besides \
                   whether its moves are proven to be at their end, of a job whether what it \
                   promised holds.\n\n\
@@ -35,13 +36,13 @@ use course::{Course, Way};
 )]
 pub(super) struct Arguments {
     /// The organization.
-    #[arg(long, required_unless_present = "job")]
+    #[arg(long, group = "scope")]
     org: Option<OrgId>,
     /// This channel only.
     #[arg(long)]
     channel: Option<ChannelId>,
     /// What this job was about, and whether what it promised holds.
-    #[arg(long, conflicts_with_all = ["org", "channel"])]
+    #[arg(long, group = "scope", conflicts_with = "channel")]
     job: Option<JobId>,
     /// Look at headers and key rows only; no call to the KMS.
     #[arg(long)]

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::{self, Failure};
+use crate::config::Config;
 use crate::retry::{Decision, RetryPolicy};
 use crate::telemetry::pulse::Pulse;
 use crate::ui::{self, Machines, Running, TokenError, UiError};
@@ -38,6 +39,18 @@ pub(super) struct Arguments {
     /// End with this process, however it ends. For the demo's workers.
     #[arg(long, value_name = "PID", hide = true)]
     end_with: Option<u32>,
+}
+
+/// Where the data is, for people.
+fn store(config: &Config) -> String {
+    let store = &config.store;
+    match store.kind.is_cluster() {
+        true => {
+            let nodes: Vec<&str> = store.hosts().collect();
+            format!("keyspace {} at {}", store.keyspace, nodes.join(", "))
+        }
+        false => config.data_dir.display().to_string(),
+    }
 }
 
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -118,7 +131,7 @@ async fn work(context: &Context, page: Option<SocketAddr>) -> Result<Exit, Failu
         let page = page.as_ref().map(|url| format!("\nstatus page: {url}"));
         format!(
             "worker {name} works on {}; Ctrl-C or SIGTERM stops it{}",
-            config.data_dir.display(),
+            store(config),
             page.unwrap_or_default()
         )
     })?;
@@ -255,6 +268,22 @@ async fn stop_within(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_on_a_cluster_says_which() {
+        let load = |flags: &[(&str, &str)]| {
+            let none = std::iter::empty::<(std::ffi::OsString, std::ffi::OsString)>();
+            crate::config::load(None, none, flags.iter().copied()).unwrap()
+        };
+        let one = load(&[("data_dir", "here")]);
+        assert_eq!(store(&one.config), "here");
+        let cluster = load(&[
+            ("store.kind", "cassandra"),
+            ("store.nodes", "n1,n2"),
+            ("store.keyspace", "messages"),
+        ]);
+        assert_eq!(store(&cluster.config), "keyspace messages at n1, n2");
+    }
 
     const QUICK: RetryPolicy = RetryPolicy {
         base_ms: 1,

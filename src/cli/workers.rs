@@ -86,7 +86,7 @@ fn for_programs(
                 "job_id": held.job, "org": held.org,
                 "task": held.task.as_ref().map(|(id, _)| id),
                 "planned": held.task.as_ref().map(|(_, row)| row.planned),
-                "slices_done": held.task.as_ref().map(|(_, row)| row.effort.slices.min(row.planned)),
+                "slices_done": held.task.as_ref().map(|(_, row)| progress::slices_done(row)),
                 "token": held.task.as_ref().map(|(_, row)| row.token),
                 "heartbeat_ms": held.heartbeat_ms(timing),
                 "lease_left_ms": left(held.until_ms),

@@ -77,32 +77,40 @@ impl KmsCalls {
     }
 }
 
-/// The calls for so many slices with so many data keys. Those that preflight
+/// The calls for so many slices with so many data keys, of which live cells name
+/// some: the others are of before an earlier rekey that is not retired. Those that preflight
 /// makes to try the CMKs, about ten, are not among them, nor is the key that the
 /// old keys of each channel are set aside under, nor are calls that are made again
 /// after a failure.
-pub fn calls(way: Way, slices: u64, keys: u64) -> KmsCalls {
+pub fn calls(way: Way, slices: u64, named_keys: u64, keys: u64) -> KmsCalls {
     match way {
-        // Rewriting opens each key and makes one for each slice; the proof opens
-        // what was made. A rekey opens each old key once more to set it aside.
+        // Rewriting opens each key that a cell names and makes one for each slice;
+        // the proof opens what was made. A rekey opens each old key, named or not,
+        // to set it aside.
         Way::Reencrypt => KmsCalls {
             generate_data_key: slices,
-            decrypt: 2 * keys + slices,
+            decrypt: named_keys + slices + keys,
             re_encrypt: 0,
         },
         // A copy's second round finds what is there and needs none.
         Way::MoveInPlace | Way::Copy => KmsCalls {
             generate_data_key: slices,
-            decrypt: keys + slices,
+            decrypt: named_keys + slices,
             re_encrypt: 0,
         },
-        // Each wrap once to make it and once to prove it. Keys that no cell names
-        // are set aside as well; there are few, and nobody has counted them.
+        // Each key that a cell names once to wrap it and once to prove it; the others
+        // once, to set them aside.
         Way::Rewrap => KmsCalls {
-            re_encrypt: 2 * keys,
+            re_encrypt: 2 * named_keys + keys.saturating_sub(named_keys),
             ..KmsCalls::default()
         },
     }
+}
+
+/// The calls for what a survey has found.
+pub fn of_survey(way: Way, survey: &Survey) -> KmsCalls {
+    let (named_keys, keys) = (survey.named_keys.value, survey.keys.value);
+    calls(way, survey.slices, named_keys, keys)
 }
 
 /// What a job waits for however little there is to do, milliseconds.
@@ -188,7 +196,7 @@ pub struct Time {
 impl Time {
     /// The time of a job over what a survey has found.
     pub fn of(way: Way, survey: &Survey, waits: &Waits, budgets: &Budgets) -> Self {
-        let kms_calls = calls(way, survey.slices, survey.keys.value).total();
+        let kms_calls = of_survey(way, survey).total();
         let kms_s = kms_calls.div_ceil(budgets.kms_per_s.max(1));
         let store_s = store_s(way, survey, budgets);
         let whole = |ms: u64| ms.div_ceil(1000);
@@ -231,7 +239,7 @@ fn store_s(way: Way, survey: &Survey, budgets: &Budgets) -> u64 {
 
 /// What preflight notes of a job: it has counted the slices and looked into none.
 pub fn estimate(way: Way, slices: u64, timing: &Timing, kms_per_s: f64) -> Estimate {
-    let kms_calls = calls(way, slices, slices).total();
+    let kms_calls = calls(way, slices, slices, slices).total();
     let at_budget_s = kms_calls as f64 / kms_per_s.max(0.001);
     let waits_ms = Waits::of(way, timing).total_ms();
     Estimate {
@@ -277,6 +285,7 @@ mod tests {
             slices,
             sampled: slices,
             keys: figure(keys),
+            named_keys: figure(keys),
             cells: figure(cells),
             bytes: figure(cells * 600),
             read_us,
@@ -299,12 +308,12 @@ mod tests {
                 decrypt,
                 re_encrypt,
             };
-            assert_eq!(calls(way, 10, 12), expected, "{way:?}");
+            assert_eq!(calls(way, 10, 12, 30), expected, "{way:?}");
         };
-        expect(Way::Reencrypt, 10, 34, 0);
+        expect(Way::Reencrypt, 10, 12 + 10 + 30, 0);
         expect(Way::MoveInPlace, 10, 22, 0);
         expect(Way::Copy, 10, 22, 0);
-        expect(Way::Rewrap, 0, 0, 24);
+        expect(Way::Rewrap, 0, 0, 12 + 12 + 18);
     }
 
     #[test]

@@ -140,6 +140,7 @@ mod tests {
             slices: 3,
             sampled: 2,
             keys: figure,
+            named_keys: figure,
             cells: figure,
             bytes: figure,
             read_us: 120,
@@ -156,7 +157,7 @@ mod tests {
             store_at_once: 64,
             page_rows: 500,
         };
-        let calls = calls(Way::Reencrypt, 3, 7);
+        let calls = calls(Way::Reencrypt, 3, 7, 7);
         Plan {
             v: 1,
             made: "2026-11-25T21:00:00Z".to_owned(),

@@ -13,6 +13,8 @@ mod arithmetic;
 mod document;
 mod survey;
 
-pub use arithmetic::{Bottleneck, Budgets, KmsCalls, Price, Time, Waits, Way, calls, estimate};
+pub use arithmetic::{
+    Bottleneck, Budgets, KmsCalls, Price, Time, Waits, Way, calls, estimate, of_survey,
+};
 pub use document::{Cost, Plan, PlanFile, Size};
 pub use survey::{Figure, Sample, Survey, survey};

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::Header;
 use crate::ids::{ChannelId, OrgId, RecordId, Sha256Hex};
 use crate::job::SliceId;
 use crate::pipeline::plan::SliceWalk;
@@ -33,8 +34,10 @@ pub struct Survey {
     pub slices: u64,
     /// Slices that were looked into.
     pub sampled: u64,
-    /// Data keys.
+    /// Data keys that have a row, those of before an earlier rekey among them.
     pub keys: Figure,
+    /// Of these, the ones that live cells name.
+    pub named_keys: Figure,
     /// Live cells.
     pub cells: Figure,
     /// Bytes of them.
@@ -82,6 +85,7 @@ pub async fn survey(
         slices,
         sampled,
         keys: whole(seen.keys, true),
+        named_keys: whole(seen.named_keys, seen.cut == 0),
         cells: whole(seen.cells, seen.cut == 0),
         bytes: whole(seen.bytes, seen.cut == 0),
         read_us: seen.took_us.checked_div(seen.reads).unwrap_or(0),
@@ -123,6 +127,7 @@ async fn choose(
 #[derive(Default)]
 struct Seen {
     keys: u64,
+    named_keys: u64,
     cells: u64,
     bytes: u64,
     reads: u64,
@@ -146,6 +151,7 @@ async fn look_into(
     let ids: BTreeSet<String> = keys.iter().map(|key| key.key_id.to_string()).collect();
     seen.keys += ids.len() as u64;
     let partition = view.partition(slice.hour);
+    let mut named = BTreeSet::new();
     let mut after: Option<RecordId> = None;
     for _ in 0..PAGES {
         let began = clock.boot();
@@ -158,12 +164,19 @@ async fn look_into(
         seen.cells += page.cells.len() as u64;
         let bytes = page.cells.iter().map(|cell| cell.cell.len() as u64);
         seen.bytes += bytes.sum::<u64>();
+        // What is no cell names no key, and is counted by whoever scans.
+        let headers = page
+            .cells
+            .iter()
+            .filter_map(|c| Header::parse(&c.cell).ok());
+        named.extend(headers.map(|header| header.key_id));
         after = page.next;
         if after.is_none() {
-            return Ok(());
+            break;
         }
     }
-    seen.cut += 1;
+    seen.named_keys += named.len() as u64;
+    seen.cut += u64::from(after.is_some());
     Ok(())
 }
 

@@ -79,7 +79,7 @@ pub fn held(
         let what = format!(
             "task {id}: {}, {} of {}",
             round.pass.as_str(),
-            task.effort.slices.min(task.planned),
+            super::slices_done(&task),
             figures::count(task.planned, "slice")
         );
         note(workers, &lease, job, Some((id, task)), what);

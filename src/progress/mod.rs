@@ -11,7 +11,7 @@
 //! | `throttles` | which throttles hold for a job, in words |
 //! | `next` | what a person can do for a job, as commands |
 //! | `planned` | the plan a job was asked for with, beside what happened |
-//! | `lapse` | a verdict that a later job made untrue |
+//! | `lapse` | verdicts that later jobs made untrue, or have a better answer to |
 
 pub mod figures;
 mod held;
@@ -35,7 +35,7 @@ use crate::job::{
 use crate::registry::{CopyPhase, Timing};
 
 pub use held::{Held, Seen, held};
-pub use lapse::lapse;
+pub use lapse::{answer, lapse, later};
 pub use next::{has_parked, next, retry};
 pub use speed::{Rates, Speed};
 pub use waits::{Wait, is_tried_again};
@@ -236,15 +236,15 @@ impl SettingAside {
     }
 }
 
-/// Slices of a task that are gone through. A retry of parked slices counts them
-/// again in the effort, and slices may appear after the plan: what is shown
-/// never passes the plan.
+/// Slices of a task that are gone through. Those that wait for a key are not,
+/// whatever the task is at. Slices may appear after the plan: what is shown never
+/// passes it.
 pub fn slices_done(task: &TaskRow) -> u64 {
     let blocked = task.blocked.len() as u64;
     match task.state {
         TaskState::Done => task.planned,
         TaskState::Parked => task.planned.saturating_sub(blocked),
-        TaskState::Open => task.effort.slices.min(task.planned),
+        TaskState::Open => task.effort.slices.min(task.planned).saturating_sub(blocked),
     }
 }
 

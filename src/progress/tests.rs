@@ -86,6 +86,27 @@ fn the_line_says_it_all() {
     );
 }
 
+/// Slices that wait for a key are counted in the effort while the task goes on.
+#[test]
+fn what_is_parked_is_never_done_and_progress_never_goes_back() {
+    let job = job(JobState::Rewriting);
+    let mut last = 0;
+    for (state, gone_through, blocked, done) in [
+        (TaskState::Open, 0, 0, 0),
+        (TaskState::Open, 166, 16, 150),
+        (TaskState::Open, 200, 50, 150),
+        (TaskState::Parked, 200, 50, 150),
+        (TaskState::Parked, 200, 20, 180),
+        (TaskState::Done, 200, 0, 200),
+    ] {
+        let tasks = [task(state, 200, gone_through, blocked)];
+        let progress = Progress::of(&job, &tasks, &Timing::demo(), NOW);
+        assert_eq!(progress.slices_done, done, "{state:?} {blocked}");
+        assert!(progress.slices_done >= last);
+        last = progress.slices_done;
+    }
+}
+
 #[test]
 fn an_unknown_eta_says_so_and_so_does_a_job_nobody_drives() {
     let mut job = job(JobState::Rewriting);

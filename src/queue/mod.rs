@@ -77,9 +77,20 @@ pub enum QueueError {
     /// The body is larger than [`MAX_BODY_BYTES`] or empty.
     #[error("queue: a message has 1 to 65,536 bytes, this one has {0}")]
     BodySize(usize),
+    /// As [`QueueError::Fatal`], and it is the configuration that has to be
+    /// mended: no such queue, no address of one.
+    #[error("queue: {0}")]
+    Settings(String),
     /// Stop and say what to do.
     #[error("queue: {0}")]
     Fatal(String),
+}
+
+impl QueueError {
+    /// Whether trying again is of no use.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, QueueError::Settings(_) | QueueError::Fatal(_))
+    }
 }
 
 /// A queue of job messages.

@@ -242,6 +242,8 @@ pub struct StoreError {
     pub class: StoreErrorClass,
     /// What happened and, where it is fatal, what to do next.
     pub message: String,
+    /// There is nothing to work on yet: no keyspace, no table.
+    pub is_not_set_up: bool,
     /// The backend's own error.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -253,7 +255,16 @@ impl StoreError {
         Self {
             class,
             message: message.into(),
+            is_not_set_up: false,
             source: None,
+        }
+    }
+
+    /// There is nothing to work on yet; the message says what to run.
+    pub fn not_set_up(message: impl Into<String>) -> Self {
+        Self {
+            is_not_set_up: true,
+            ..Self::new(StoreErrorClass::Fatal, message)
         }
     }
 }

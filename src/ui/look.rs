@@ -232,9 +232,15 @@ impl Source {
         };
         let history = self.book.recent_history(&row, STEPS).await?;
         let (quarantined, more_quarantined) = self.book.some_quarantined(&row, FAILURES).await?;
-        if row.state.is_drained() {
-            let activations = self.registry.activations(row.request.org()).await?;
+        if row.state.is_final() {
+            let org = row.request.org().clone();
+            let activations = self.registry.activations(&org).await?;
             progress::lapse(&mut row, &activations);
+            let mut rows = Vec::new();
+            for later in progress::later(&row, &activations) {
+                rows.extend(self.book.get(&org, later).await?.map(|later| later.row));
+            }
+            progress::answer(&mut row, &rows, &activations);
         }
         let (now, boot) = (self.clock.wall(), self.clock.boot());
         let mut progress = Progress::of(&row, &tasks, &self.timing, now);

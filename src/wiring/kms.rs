@@ -18,7 +18,7 @@ use crate::kms::local::{LocalKeyRing, Unlock};
 use crate::kms::{KmsBackend, SharedKms};
 use crate::registry::{CmkAccess, Registry};
 use crate::retry::{Decision, RetryPolicy};
-use crate::telemetry::waiting::Waiting;
+use crate::telemetry::waiting::{Part, Waiting};
 
 /// The KMS that new key rows name.
 pub fn provider(config: &Config) -> Provider {
@@ -59,30 +59,32 @@ pub async fn kms(
     audit: &AuditLog,
     clock: &SharedClock,
 ) -> Result<(SharedKms, Arc<Budgets>), WiringError> {
-    let registry = registry(config, clock).await?;
-    open(
-        config,
-        caller,
-        audit,
-        clock,
-        registry,
-        None,
-        Waiting::default(),
-    )
-    .await
+    kms_noting(config, caller, audit, clock, Waiting::default()).await
 }
 
-/// As [`kms`], for entering a CMK that the registry does not have yet.
+/// As [`kms`]; what is waited for is noted on the board.
+pub async fn kms_noting(
+    config: &Config,
+    caller: &str,
+    audit: &AuditLog,
+    clock: &SharedClock,
+    waiting: Waiting,
+) -> Result<(SharedKms, Arc<Budgets>), WiringError> {
+    let registry = registry(config, clock).await?;
+    open(config, caller, audit, clock, registry, None, waiting).await
+}
+
+/// As [`kms_noting`], for entering a CMK that the registry does not have yet.
 pub async fn kms_entering(
     config: &Config,
     caller: &str,
     audit: &AuditLog,
     clock: &SharedClock,
     (org, cmk, access): (&OrgId, &CmkArn, &CmkAccess),
+    waiting: Waiting,
 ) -> Result<SharedKms, WiringError> {
     let registry = registry(config, clock).await?;
     let entering = Some((org.clone(), cmk.clone(), access.clone()));
-    let waiting = Waiting::default();
     let opened = open(config, caller, audit, clock, registry, entering, waiting).await?;
     Ok(opened.0)
 }
@@ -144,7 +146,7 @@ async fn open(
             };
             let aws = AwsKms::new(&settings, roles.clone(), Some(audit.clone()), clock.clone());
             let aws = aws.await?;
-            let own = ourselves(config, &aws, &clock).await?;
+            let own = ourselves(config, &aws, &clock, &waiting).await?;
             let callers = Callers::ByRole { own, roles };
             decorate(aws, callers, config, audit, &clock, waiting)
         }
@@ -190,21 +192,26 @@ async fn ourselves(
     config: &Config,
     aws: &AwsKms,
     clock: &SharedClock,
+    waiting: &Waiting,
 ) -> Result<Caller, WiringError> {
     if config.kms.account != NO_ACCOUNT {
         return Ok(Caller::of_account(config.kms.account.as_str()));
     }
     let policy = RetryPolicy {
-        give_up_after: Duration::from_secs(30),
+        give_up_after: Duration::from_secs(config.kms.give_up_s.min(30)),
         ..RetryPolicy::KMS
     };
     let began = clock.boot();
     let mut failures = 0;
     loop {
         let error = match aws.whoami().await {
-            Ok(caller) => return Ok(caller),
+            Ok(caller) => {
+                waiting.clear(Part::Kms);
+                return Ok(caller);
+            }
             Err(error) => error,
         };
+        waiting.note(Part::Kms, &error.code);
         failures += 1;
         let elapsed = clock.boot().since(began);
         match policy.decide(failures, elapsed, rand::random()) {

@@ -36,7 +36,7 @@ use crate::telemetry::pulse::Pulse;
 use crate::telemetry::waiting::Waiting;
 use crate::worker::{Pace, ServiceHealth, Worker};
 
-pub use kms::{RING_PASSPHRASE, kms, kms_entering, provider, unlock};
+pub use kms::{RING_PASSPHRASE, kms, kms_entering, kms_noting, provider, unlock};
 pub use queue::{queue, queue_at, queue_facts};
 pub use store::{STORE_PASSWORD, cluster, store};
 

@@ -43,7 +43,7 @@ pub(super) async fn queue_for_worker(
                 );
             }
         }
-        Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
+        Err(error) if error.is_fatal() => return Err(error.into()),
         Err(error) => tracing::warn!(%error, "the queue does not answer yet"),
     }
     Ok(Arc::new(queue))
@@ -79,7 +79,7 @@ pub async fn queue_at(
 async fn sqs(config: &Config, clock: &SharedClock) -> Result<SqsQueue, QueueError> {
     let q = &config.queue;
     let Some(url) = q.url.clone() else {
-        return Err(QueueError::Fatal(
+        return Err(QueueError::Settings(
             "queue.kind is `sqs`, and queue.url is not set: set it to the queue's URL, \
              https://sqs.<region>.amazonaws.com/<account>/<name>"
                 .to_owned(),

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::audit::{Outcome, Record, RecordType};
 use crate::clock::SharedClock;
+use crate::ids::JobId;
 use crate::job::{JobMessage, Recorded};
 use crate::killpoint;
 use crate::kms::Use;
@@ -29,9 +30,9 @@ const AT_ONCE: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
     /// Its job was recorded now.
-    Recorded,
+    Recorded(JobId),
     /// Its job had been recorded before.
-    Before,
+    Before(JobId),
     /// It was refused for this reason.
     Refused(String),
 }
@@ -65,7 +66,7 @@ pub(super) async fn run(
         let waiting = &worker.name.waiting;
         let deliveries = match received {
             Ok(deliveries) => deliveries,
-            Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
+            Err(error) if error.is_fatal() => return Err(error.into()),
             Err(error) => {
                 is_away = true;
                 waiting.note(Part::Queue, &error.to_string());
@@ -127,7 +128,7 @@ impl Intake<'_> {
         for (delivery, answer) in recorded.iter().zip(answers) {
             match answer {
                 Ok(()) | Err(QueueError::ReceiptExpired) => {}
-                Err(error @ QueueError::Fatal(_)) => return Err(error.into()),
+                Err(error) if error.is_fatal() => return Err(error.into()),
                 // It will be delivered again, and found to be recorded.
                 Err(error) => tracing::warn!(
                     %error, message = %delivery.message_id, "a recorded message was not deleted"
@@ -148,17 +149,22 @@ impl Intake<'_> {
             match self.take(delivery).await {
                 Ok(taken) => {
                     let result = match &taken {
-                        Taken::Recorded => "recorded",
-                        Taken::Before => "duplicate",
+                        Taken::Recorded(_) => "recorded",
+                        Taken::Before(_) => "duplicate",
                         Taken::Refused(_) => "refused",
                     };
                     metrics::counter!(QUEUE_MESSAGES, "result" => result).increment(1);
-                    if taken == Taken::Recorded {
+                    if matches!(taken, Taken::Recorded(_)) {
                         metrics::counter!(JOB_TRANSITIONS, "to" => "queued").increment(1);
                     }
-                    tracing::info!(message = %delivery.message_id, ?taken, "message taken");
-                    if !matches!(taken, Taken::Refused(_)) {
-                        recorded.push(delivery);
+                    let message = &delivery.message_id;
+                    match taken {
+                        Taken::Recorded(job) | Taken::Before(job) => {
+                            tracing::info!(%message, %job, result, "message taken");
+                            recorded.push(delivery);
+                        }
+                        // Why was said when it was refused.
+                        Taken::Refused(_) => tracing::info!(%message, result, "message taken"),
                     }
                 }
                 // It will be delivered again.
@@ -220,9 +226,9 @@ impl Intake<'_> {
             shared.audit.durable().await?;
         }
         Ok(if recorded == Recorded::New {
-            Taken::Recorded
+            Taken::Recorded(request.job_id())
         } else {
-            Taken::Before
+            Taken::Before(request.job_id())
         })
     }
 

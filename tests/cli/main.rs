@@ -22,6 +22,7 @@ const CONFIG: i32 = 3;
 const NOT_SET_UP: i32 = 4;
 const NOT_FOUND: i32 = 5;
 const CONFLICT: i32 = 6;
+const UNAVAILABLE: i32 = 7;
 const KMS_REFUSED: i32 = 8;
 const MUST_NOT_DISABLE: i32 = 10;
 const JOB_FAILED: i32 = 11;
@@ -214,6 +215,25 @@ fn a_cancelled_job_says_what_it_leaves() {
         "{verdict}"
     );
     b.run(JOB_CANCELLED, &["status", &job, "--wait"]);
+    let shown = b.run(CONFLICT, &["retire", &job, "--dry-run"]);
+    assert!(shown.contains("never be retired"), "{shown}");
+    assert!(!shown.contains("--wait"), "{shown}");
+
+    // A later job finishes what it left.
+    b.run(DONE, &["kms", "deny", "remove", "revoked"]);
+    let third = b.create_key();
+    b.run(DONE, &["org", "allow-cmk", "acme", &third]);
+    let later = b.enqueue("acme", &third);
+    b.run(DONE, &["status", &later, "--wait", "--timeout", "60"]);
+    let status = b.json(JOB_CANCELLED, &["status", &job, "--wait"]);
+    let now = status["verdict"].as_str().unwrap();
+    assert!(now.starts_with(&format!("at its end: {verdict}")), "{now}");
+    assert!(
+        now.contains(&format!("job {later}, drained since")),
+        "{now}"
+    );
+    let shown = b.run(CONFLICT, &["retire", &job, "--dry-run"]);
+    assert!(shown.contains(&format!("rekeyd retire {later}")), "{shown}");
     worker.stop();
     b.run(DONE, &["audit", "verify"]);
 }
@@ -270,13 +290,33 @@ fn a_verdict_lapses_for_good_when_the_old_cmk_was_active_again() {
         let shown = b.run(DONE, arguments);
         assert!(!shown.contains("may be disabled"), "{shown}");
     }
+    let shown = b.run(CONFLICT, &["retire", &first, "--dry-run"]);
+    assert!(shown.contains("never be retired"), "{shown}");
+
+    // A job that leads away from it again has the answer; the old verdict says
+    // which, and stays as bad as it was.
+    b.run(DONE, &["kms", "deny", "remove", "revoked"]);
+    b.run(DONE, &["org", "allow-cmk", "acme", &new]);
+    let last = b.enqueue("acme", &new);
+    b.run(DONE, &["status", &last, "--wait", "--timeout", "60"]);
     worker.stop();
+    let points_on = format!("job {last}, drained since, has the answer of today");
+    let status = b.json(MUST_NOT_DISABLE, &["status", &first, "--wait"]);
+    let verdict = status["verdict"].as_str().unwrap();
+    assert!(verdict.contains(&points_on), "{verdict}");
+    assert!(!verdict.contains("must not be disabled"), "{verdict}");
+    for arguments in [&["status", &first][..], &["jobs", "--all"]] {
+        let shown = b.run(DONE, arguments);
+        assert!(shown.contains(&points_on), "{shown}");
+    }
+    let shown = b.run(CONFLICT, &["retire", &first, "--dry-run"]);
+    assert!(shown.contains(&format!("rekeyd retire {last}")), "{shown}");
 }
 
 #[test]
 fn refused_messages_are_told_to_who_waits_for_them() {
     let b = Bench::new();
-    b.acme();
+    let (_, new) = b.acme();
     let unlisted = b.create_key();
     let ask = ["enqueue", "rekey", "--org", "acme", "--to", &unlisted];
     // Whoever asks here hears of it at once.
@@ -293,10 +333,18 @@ fn refused_messages_are_told_to_who_waits_for_them() {
     let job = sent["job_id"].as_str().unwrap().to_owned();
     b.run(NOT_FOUND, &["status", &job]);
     b.run(TIMEOUT, &["status", &job, "--wait", "--timeout", "0"]);
-    let worker = b.worker();
+    let mut worker = b.spawn(&["worker"], "worker.log");
     let shown = b.run(JOB_FAILED, &["status", &job, "--wait", "--timeout", "60"]);
     assert!(shown.contains("cmk_not_allowed"), "{shown}");
-    worker.stop();
+    let good = b.enqueue("acme", &new);
+    b.run(DONE, &["status", &good, "--wait", "--timeout", "60"]);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    // The log says once why, and of what was taken which job it is.
+    let log = std::fs::read_to_string(b.dir().join("worker.log")).unwrap();
+    assert_eq!(log.matches("cmk_not_allowed").count(), 1, "{log}");
+    let taken = |line: &&str| line.contains("message taken") && line.contains(&good);
+    assert_eq!(log.lines().filter(taken).count(), 1, "{log}");
     let letters = b.json(DONE, &["dlq", "list"]);
     let reason = letters["dead_letters"][0]["reason"].as_str().unwrap();
     assert!(reason.starts_with("cmk_not_allowed"), "{reason}");
@@ -304,15 +352,20 @@ fn refused_messages_are_told_to_who_waits_for_them() {
 
 #[test]
 fn each_kind_of_failure_has_its_exit_code() {
-    let b = Bench::new();
+    let mut b = Bench::new();
     b.run(NOT_SET_UP, &["jobs"]);
     b.run(NOT_SET_UP, &["kms", "list"]);
+    b.set(("REKEYD_KMS__KIND", "aws"));
+    let shown = b.run(NOT_SET_UP, &["kms", "list"]);
+    assert!(shown.contains("kms.kind is `aws`"), "{shown}");
+    assert!(!shown.contains("rekeyd init"), "{shown}");
+    b.unset("REKEYD_KMS__KIND");
     b.run(NOT_SET_UP, &["worker"]);
     let (old, new) = b.acme();
     let rewrap = [
         "enqueue", "rekey", "--org", "acme", "--to", &new, "--mode", "rewrap",
     ];
-    let cases: [(i32, &[&str], &str); 15] = [
+    let cases: [(i32, &[&str], &str); 17] = [
         (USAGE, &["stats"], "status"),
         (USAGE, &["status", "twelve"], "UUID"),
         (
@@ -358,6 +411,12 @@ fn each_kind_of_failure_has_its_exit_code() {
                 "T1",
             ],
             "nowhere",
+        ),
+        (USAGE, &["verify"], "--org <ORG>|--job <JOB>"),
+        (
+            NOT_FOUND,
+            &["enqueue", "rekey", "--file", "missing.json"],
+            "cannot read `missing.json`",
         ),
         (CONFLICT, &["org", "add", "acme", "--cmk", &old], "already"),
         (
@@ -452,6 +511,60 @@ fn set_up_twice_changes_nothing_and_every_listing_is_json() {
         b.json(DONE, arguments);
     }
     b.run(CONFLICT, &["kms", "cancel-deletion", &cmk]);
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_waited_for_until_the_time_is_over() {
+    let mut b = Bench::new();
+    b.set(("REKEYD_STORE__KIND", "cassandra"));
+    // Nothing listens there.
+    b.set(("REKEYD_STORE__NODES", "127.0.0.1:1"));
+    for how in ["--wait", "--watch"] {
+        let shown = b.run(TIMEOUT, &["status", NO_JOB, how, "--timeout", "3"]);
+        assert_eq!(shown.matches("it is tried again").count(), 1, "{shown}");
+        assert!(shown.contains("the store does not answer"), "{shown}");
+    }
+    // Who does not wait is told at once.
+    b.run(UNAVAILABLE, &["status", NO_JOB]);
+}
+
+#[test]
+fn a_kms_that_does_not_answer_is_named_in_plain_words_and_not_waited_for_long() {
+    let mut b = Bench::new();
+    let (_, new) = b.acme();
+    let export = sample_export(b.dir());
+    let place = ["--org", "acme", "--workspace", "T1"];
+    b.run(
+        DONE,
+        &[&["import", "slack-export", &export][..], &place].concat(),
+    );
+    // Nothing listens there.
+    for variable in [
+        ("REKEYD_KMS__KIND", "aws"),
+        ("REKEYD_KMS__ENDPOINT", "http://127.0.0.1:1"),
+        ("REKEYD_KMS__STS_ENDPOINT", "http://127.0.0.1:1"),
+        ("REKEYD_KMS__GIVE_UP_S", "3"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "eu-west-1"),
+    ] {
+        b.set(variable);
+    }
+    // First STS is asked, then, where the account is set, the KMS itself.
+    for account in ["000000000000", "111122223333"] {
+        b.set(("REKEYD_KMS__ACCOUNT", account));
+        for arguments in [
+            &["verify", "--org", "acme", "--sample", "2"][..],
+            &["org", "allow-cmk", "acme", &new],
+        ] {
+            let begun = std::time::Instant::now();
+            let shown = b.run(UNAVAILABLE, arguments);
+            assert!(begun.elapsed().as_secs() < 20, "{arguments:?}");
+            assert!(shown.contains("waits for the KMS"), "{shown}");
+            assert!(shown.contains("Connection refused"), "{shown}");
+            assert!(!shown.contains("ConnectorError"), "{shown}");
+        }
+    }
 }
 
 #[test]

@@ -114,6 +114,33 @@ fn a_plan_counts_prices_and_names_its_bottleneck_and_stands_beside_what_happened
         let shown = b.run(DONE, &[command, &job]);
         assert!(shown.contains("happened"), "{shown}");
     }
+
+    // The job is not retired: what is left of it is reckoned as it comes about.
+    let moved = [
+        "plan", "move", "--org", "acme", "--from", "T1/C1", "--to", "T2/C1",
+    ];
+    let moved = b.json(DONE, &moved);
+    let of_c1 = moved["plan"]["size"]["slices"].as_u64().unwrap();
+    assert_eq!(moved["plan"]["size"]["keys"]["value"], 2 * of_c1);
+    assert_eq!(moved["plan"]["kms"]["total"], 3 * of_c1);
+    for (mode, calls, seals) in [("reencrypt", 5 * slices, 2), ("rewrap", 4 * slices, 2)] {
+        let third = b.create_key();
+        b.run(DONE, &["org", "allow-cmk", "acme", &third]);
+        let to = ["--to", &third, "--mode", mode];
+        let again = b.json(
+            DONE,
+            &[&["plan", "rekey", "--org", "acme"], &to[..]].concat(),
+        );
+        assert_eq!(again["plan"]["kms"]["total"], calls, "{mode}");
+        let flags = ["--mode", mode, "--cause", "scheduled"];
+        let job = enqueue(&b, &third, &flags);
+        let worker = b.worker();
+        b.run(DONE, &["status", &job, "--wait", "--timeout", "1m"]);
+        worker.stop();
+        let done = b.json(DONE, &["report", &job])["certificate"]["done"].clone();
+        let made = done["kms_calls"].as_u64().unwrap();
+        assert!((calls..=calls + seals).contains(&made), "{mode}: {done}");
+    }
 }
 
 #[test]

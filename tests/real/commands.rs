@@ -17,6 +17,7 @@ use crate::services::{cassandra, schema_lock};
 /// Exit codes of docs/cli.md.
 const DONE: i32 = 0;
 const CONFIG: i32 = 3;
+const NOT_SET_UP: i32 = 4;
 const CONFLICT: i32 = 6;
 const UNFIT: i32 = 9;
 
@@ -87,6 +88,10 @@ async fn a_schema_is_printed_applied_checked_and_mended_as_it_says() {
     let bare = problems(&command(CONFLICT, &["check"]).await);
     assert_eq!(bare.len(), 1, "{bare:?}");
     assert!(bare[0].0.contains(&keyspace) && bare[0].1.contains("schema apply"));
+    for arguments in [&["jobs"][..], &["org", "list"], &["schema", "apply"]] {
+        let error = run(&config, NOT_SET_UP, arguments).await;
+        assert!(error.to_string().contains("schema apply"), "{error}");
+    }
 
     // What is printed can be run by hand.
     let printed = command(DONE, &[&["print"], &replication[..]].concat()).await;

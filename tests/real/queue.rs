@@ -14,7 +14,7 @@ use rekeyd::aws::{SdkConfig, TimeLimits, sdk_config};
 use rekeyd::clock::SystemClock;
 use rekeyd::queue::conformance::{self, Harness};
 use rekeyd::queue::sqs::{SqsQueue, SqsSettings};
-use rekeyd::queue::{Queue, QueueError, SharedQueue, Which};
+use rekeyd::queue::{Queue, SharedQueue, Which};
 use serde_json::{Value, json};
 
 use crate::backend::UNHURRIED;
@@ -139,7 +139,7 @@ async fn the_dead_letters_are_found_by_the_redrive_policy() {
     };
     let plain = SqsQueue::with(plain, &place.shared, SystemClock::shared()).unwrap();
     let error = plain.check().await.unwrap_err();
-    assert!(matches!(error, QueueError::Fatal(_)), "{error}");
+    assert!(error.is_fatal(), "{error}");
     assert!(
         error.to_string().contains("queue.dead_letter_url"),
         "{error}"
@@ -159,7 +159,7 @@ async fn the_dead_letters_are_found_by_the_redrive_policy() {
             .await
             .unwrap_err(),
     ] {
-        assert!(matches!(error, QueueError::Fatal(_)), "{error}");
+        assert!(error.is_fatal(), "{error}");
         assert!(
             error.to_string().contains("there is no such queue"),
             "{error}"

@@ -219,7 +219,13 @@ fn read(path: &Path) -> Result<JobMessage, Failure> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
     };
-    read.map_err(|e| report::system(&format!("cannot read `{}`", path.display()), e))?;
+    read.map_err(|e| {
+        let exit = match e.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            _ => Exit::Failed,
+        };
+        report::system(&format!("cannot read `{}`", path.display()), e).exiting(exit)
+    })?;
     Ok(JobMessage::parse(&text)?)
 }
 

@@ -12,7 +12,9 @@ use crate::clock::WallTime;
 use crate::ids::OrgId;
 use crate::job::{JobBook, JobMessage, Mode, ThrottleTarget};
 use crate::kms::{Kms, ReasonCode, Use};
-use crate::plan::{Budgets, Cost, Plan, Price, Sample, Survey, Time, Waits, Way, calls, survey};
+use crate::plan::{
+    Budgets, Cost, Plan, Price, Sample, Survey, Time, Waits, Way, of_survey, survey,
+};
 use crate::registry::Registry;
 use crate::store::PageLimit;
 use crate::wiring;
@@ -20,7 +22,8 @@ use crate::worker::WorkerError;
 use crate::worker::drift::{self, Drift};
 use crate::worker::preflight::{Obstacle, Preflight};
 
-/// A worker waits for a KMS that is away; here that is the answer. Seconds.
+/// A worker waits for a KMS that is away; here that is the answer, of each CMK.
+/// Seconds.
 const GIVE_UP_S: u64 = 10;
 
 /// What was found before anything was reckoned.
@@ -69,7 +72,7 @@ pub(super) async fn plan(context: &Context, asked: &Asked<'_>) -> Result<Plan, F
     let budgets = budgets(context, &book, org, asked.common.workers, now, &mut found).await?;
     let way = Way::of(&asked.message);
     note_way(way, &size, &mut found.notes);
-    let calls = calls(way, size.slices, size.keys.value);
+    let calls = of_survey(way, &size);
     let price = &config.plan.kms_price_per_10k_usd;
     let usd = Price::parse(price)
         .ok_or_else(|| {
@@ -98,10 +101,8 @@ pub(super) async fn plan(context: &Context, asked: &Asked<'_>) -> Result<Plan, F
 }
 
 async fn kms(context: &Context, audit: &AuditLog) -> Result<std::sync::Arc<dyn Kms>, Failure> {
-    let mut config = context.config().clone();
-    config.kms.give_up_s = config.kms.give_up_s.min(GIVE_UP_S);
-    let made = wiring::kms(&config, &config.kms.caller, audit, &context.clock).await?;
-    Ok(made.0)
+    let caller = &context.config().kms.caller;
+    context.kms_within(GIVE_UP_S, caller, audit).await
 }
 
 /// Everything that preflight looks at; what stands in the way of one look does

@@ -78,7 +78,7 @@ fn calls(plan: &Plan) -> String {
         .filter(|(_, n)| *n > 0)
         .map(|(name, n)| format!("{n} {name}"))
         .collect();
-    let about = match plan.size.keys.exact {
+    let about = match plan.size.keys.exact && plan.size.named_keys.exact {
         true => "",
         false => "about ",
     };

@@ -9,6 +9,7 @@ use super::workers::Workers;
 use crate::config::StoreKind;
 use crate::ids::JobId;
 use crate::job::{BookError, JobRow, JobState, Pass, TaskRow, TaskState, Transition};
+use crate::progress::slices_done;
 use crate::store::StoreErrorClass;
 
 /// Between two looks at the job. Short, so that half of a small job is not
@@ -312,15 +313,6 @@ fn tell_of_move(step: &Transition, settle_s: f64, drain_s: f64, show: &mut Show)
         )),
         JobState::Drained => show.note(&step.why),
         _ => {}
-    }
-}
-
-/// Slices of a task that are gone through: as its checkpoint says, so never too
-/// many.
-fn slices_done(task: &TaskRow) -> u64 {
-    match task.state {
-        TaskState::Done => task.planned,
-        TaskState::Open | TaskState::Parked => task.effort.slices.min(task.planned),
     }
 }
 

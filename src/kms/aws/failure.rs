@@ -2,7 +2,7 @@
 //! refusals and throttling are not modelled for these operations.
 
 use aws_sdk_kms::config::http::HttpResponse;
-use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 
 use crate::kms::KmsError;
 use crate::kms::codes::{Circumstance, NO_RESPONSE, UNREADABLE_RESPONSE};
@@ -51,8 +51,7 @@ pub(super) fn read<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Failure {
         }
         SdkError::DispatchFailure(failure) => {
             let message = match failure.as_connector_error() {
-                // Addresses and what the system says of them.
-                Some(error) => DisplayErrorContext(error).to_string(),
+                Some(error) => innermost(error),
                 None => "the request could not be sent".to_owned(),
             };
             (NO_RESPONSE.to_owned(), message, None)
@@ -81,6 +80,15 @@ impl Failure {
         error.request_id = self.request_id;
         error
     }
+}
+
+/// What the system says: the layers above it only say that there was an error.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
 }
 
 fn unreadable(status: u16) -> String {

@@ -90,7 +90,7 @@ pub(super) fn by_code(asked: Asked<'_>, code: &str, status: u16, says: &str) -> 
     // `com.amazonaws.sqs#QueueDoesNotExist`.
     let short = code.rsplit(['.', '#']).next().unwrap_or(code);
     match short {
-        "QueueDoesNotExist" | "NonExistentQueue" => fatal(
+        "QueueDoesNotExist" | "NonExistentQueue" => settings(
             asked,
             "there is no such queue; check its URL, region and account (queue.url, \
              queue.dead_letter_url, queue.region)",
@@ -131,11 +131,11 @@ pub(super) fn by_code(asked: Asked<'_>, code: &str, status: u16, says: &str) -> 
             asked,
             &format!("{short}: these AWS credentials are not accepted; check them, and the region"),
         ),
-        "InvalidSecurity" => fatal(
+        "InvalidSecurity" => settings(
             asked,
             "InvalidSecurity: SQS wants HTTPS; check queue.url and queue.endpoint",
         ),
-        "InvalidAddress" => fatal(
+        "InvalidAddress" => settings(
             asked,
             "InvalidAddress: this is no URL of a queue; check queue.url",
         ),
@@ -177,6 +177,11 @@ pub(super) fn by_code(asked: Asked<'_>, code: &str, status: u16, says: &str) -> 
 
 fn transient(asked: Asked<'_>, why: &str) -> QueueError {
     QueueError::Transient(words(asked, why))
+}
+
+/// Fatal, and mended in the configuration.
+fn settings(asked: Asked<'_>, why: &str) -> QueueError {
+    QueueError::Settings(words(asked, why))
 }
 
 fn fatal(asked: Asked<'_>, why: &str) -> QueueError {
@@ -241,6 +246,7 @@ mod tests {
         match error {
             QueueError::Transient(_) => "transient",
             QueueError::ReceiptExpired => "expired",
+            QueueError::Settings(_) => "settings",
             QueueError::Fatal(_) => "fatal",
             QueueError::BodySize(_) => "size",
         }
@@ -249,14 +255,14 @@ mod tests {
     #[test]
     fn each_code_has_its_class() {
         for (code, status, expected) in [
-            ("QueueDoesNotExist", 400, "fatal"),
-            ("AWS.SimpleQueueService.NonExistentQueue", 400, "fatal"),
-            ("com.amazonaws.sqs#QueueDoesNotExist", 400, "fatal"),
+            ("QueueDoesNotExist", 400, "settings"),
+            ("AWS.SimpleQueueService.NonExistentQueue", 400, "settings"),
+            ("com.amazonaws.sqs#QueueDoesNotExist", 400, "settings"),
             ("AccessDenied", 403, "fatal"),
             ("KmsAccessDenied", 400, "fatal"),
             ("KmsThrottled", 400, "transient"),
             ("InvalidClientTokenId", 403, "fatal"),
-            ("InvalidSecurity", 400, "fatal"),
+            ("InvalidSecurity", 400, "settings"),
             ("ExpiredToken", 403, "transient"),
             ("OverLimit", 403, "transient"),
             ("RequestThrottled", 403, "transient"),

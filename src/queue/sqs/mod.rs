@@ -145,7 +145,7 @@ impl SqsQueue {
     /// Sets the client up. Nothing is asked of SQS yet.
     ///
     /// # Errors
-    /// [`QueueError::Fatal`] if a URL is none of a queue, or no region is known.
+    /// [`QueueError::Settings`] if a URL is none of a queue, or no region is known.
     pub async fn connect(settings: SqsSettings, clock: SharedClock) -> Result<Self, QueueError> {
         let address = parse(&settings.url, "queue.url")?;
         let region = settings.region.as_deref().or(address.region.as_deref());
@@ -156,7 +156,7 @@ impl SqsQueue {
             TimeLimits::PROMPT,
         )
         .await
-        .map_err(|e| QueueError::Fatal(e.to_string()))?;
+        .map_err(|e| QueueError::Settings(e.to_string()))?;
         Self::with(settings, &shared, clock)
     }
 
@@ -172,7 +172,7 @@ impl SqsQueue {
         if let Some(url) = &settings.dead_letter_url {
             let dead = parse(url, "queue.dead_letter_url")?;
             if dead.is_fifo() != address.is_fifo() {
-                return Err(QueueError::Fatal(format!(
+                return Err(QueueError::Settings(format!(
                     "queue.dead_letter_url {url}: the dead letters of a FIFO queue go to a FIFO \
                      queue, those of a standard queue to a standard one"
                 )));
@@ -180,7 +180,7 @@ impl SqsQueue {
             if let (Some(here), Some(there)) = (&address.region, &dead.region)
                 && here != there
             {
-                return Err(QueueError::Fatal(format!(
+                return Err(QueueError::Settings(format!(
                     "queue.dead_letter_url {url}: the dead letters of a queue in {here} go to a \
                      queue in {here}"
                 )));
@@ -189,7 +189,7 @@ impl SqsQueue {
             let _ = dead_letter_url.set(url.clone());
         }
         if shared.region().is_none() {
-            return Err(QueueError::Fatal(format!(
+            return Err(QueueError::Settings(format!(
                 "no region is known for {}: its host names none; set queue.region or AWS_REGION",
                 settings.url
             )));
@@ -250,7 +250,7 @@ impl SqsQueue {
     async fn dead_letter_url(&self) -> Result<&str, QueueError> {
         let find = || async {
             let policy = self.redrive_policy().await?.ok_or_else(|| {
-                QueueError::Fatal(format!(
+                QueueError::Settings(format!(
                     "{} has no redrive policy, so there is no place for refused messages: give \
                      the queue a RedrivePolicy, or set queue.dead_letter_url",
                     self.address.url
@@ -433,7 +433,7 @@ impl RedrivePolicy {
 
 fn parse(url: &str, setting: &str) -> Result<Address, QueueError> {
     Address::parse(url).ok_or_else(|| {
-        QueueError::Fatal(format!(
+        QueueError::Settings(format!(
             "{setting} `{url}` is no URL of an SQS queue; it looks like \
              https://sqs.<region>.amazonaws.com/<account>/<name>"
         ))

@@ -283,7 +283,7 @@ async fn settings_that_cannot_be_are_refused() {
             ..SqsSettings::default()
         };
         let refused = SqsQueue::with(settings, &shared, SystemClock::shared());
-        assert!(matches!(refused, Err(QueueError::Fatal(_))), "{url}");
+        assert!(matches!(refused, Err(QueueError::Settings(_))), "{url}");
     }
 }
 

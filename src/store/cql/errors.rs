@@ -30,6 +30,8 @@ pub(super) struct Failure {
     /// anything was done. A conditional write of which this cannot be said is
     /// ambiguous.
     pub not_done: bool,
+    /// Whether keyspace or tables are not there at all.
+    is_not_set_up: bool,
     /// What happened, for people.
     message: String,
     source: Option<ExecutionError>,
@@ -41,6 +43,7 @@ impl Failure {
             class,
             load,
             not_done,
+            is_not_set_up: false,
             message,
             source: None,
         }
@@ -51,6 +54,7 @@ impl Failure {
         StoreError {
             class: self.class,
             message: format!("{what}: {}", self.message),
+            is_not_set_up: self.is_not_set_up,
             source: self.source.map(Into::into),
         }
     }
@@ -151,7 +155,10 @@ fn attempt(error: &RequestAttemptError) -> Failure {
 fn answer(error: &DbError, said: &str) -> Failure {
     match error {
         DbError::SyntaxError => fatal(format!("the server does not understand: {said}")),
-        DbError::Invalid if is_about_schema(said) => fatal(format!("{said}; {SCHEMA}")),
+        DbError::Invalid if is_about_schema(said) => Failure {
+            is_not_set_up: is_missing(said),
+            ..fatal(format!("{said}; {SCHEMA}"))
+        },
         DbError::Invalid => invalid(format!("refused: {said}")),
         DbError::Unauthorized => fatal(format!(
             "the database user may not do this ({said}); grant it, see docs/store-scylla.md"
@@ -224,6 +231,15 @@ fn is_about_schema(said: &str) -> bool {
     .any(|words| said.contains(words))
 }
 
+/// Whether keyspace or tables are not there, and not only other than ours. A
+/// column or a type that does not exist is of a table that somebody else made.
+fn is_missing(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.contains("unconfigured table")
+        || said.contains("no keyspace has been specified")
+        || (said.contains("keyspace") && said.contains("does not exist"))
+}
+
 /// The error of a statement that could not be prepared.
 pub(super) fn of_prepare(error: PrepareError) -> StoreError {
     Failure::from(ExecutionError::PrepareError(error)).into_error("preparing statements")
@@ -258,6 +274,7 @@ pub(super) fn of_connect(error: NewSessionError, nodes: &str) -> StoreError {
     StoreError {
         class,
         message,
+        is_not_set_up: false,
         source: Some(error.into()),
     }
 }
@@ -382,6 +399,23 @@ mod tests {
         ];
         for (error, said, expected) in cases {
             assert_eq!(class_of(error.clone(), said), expected, "{error:?} {said}");
+        }
+    }
+
+    #[test]
+    fn a_keyspace_that_is_missing_is_told_from_one_that_is_not_ours() {
+        for (said, expected) in [
+            ("Keyspace 'rekeyd' does not exist", true),
+            ("keyspace rekeyd does not exist", true),
+            ("unconfigured table cells", true),
+            ("Undefined column name cell in table rekeyd.cells", false),
+            ("Batch too large", false),
+        ] {
+            let answer = RequestAttemptError::DbError(DbError::Invalid, said.to_owned());
+            let prepare = PrepareError::AllAttemptsFailed {
+                first_attempt: answer,
+            };
+            assert_eq!(of_prepare(prepare).is_not_set_up, expected, "{said}");
         }
     }
 

@@ -180,13 +180,10 @@ impl Schema {
                 done.made.push(keyspace.clone());
             }
             (None, None) => {
-                return Err(StoreError::new(
-                    StoreErrorClass::Fatal,
-                    format!(
-                        "keyspace {keyspace} does not exist: say how it is to be replicated, for example --replication \"{}\"",
-                        Replication::of(cluster.datacenter.as_deref().unwrap_or("dc1"), 3)
-                    ),
-                ));
+                return Err(StoreError::not_set_up(format!(
+                    "keyspace {keyspace} does not exist: say how it is to be replicated, for example --replication \"{}\"",
+                    Replication::of(cluster.datacenter.as_deref().unwrap_or("dc1"), 3)
+                )));
             }
         }
         let stood = cluster.describe_tables().await?;

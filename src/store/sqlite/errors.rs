@@ -47,6 +47,7 @@ pub(super) fn of(err: rusqlite::Error) -> StoreError {
     StoreError {
         class,
         message: format!("{advice} ({err})"),
+        is_not_set_up: false,
         source: Some(Box::new(err)),
     }
 }
