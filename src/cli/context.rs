@@ -129,12 +129,7 @@ impl Context {
     }
 
     /// The KMS, for a command that somebody waits for: it says what it waits for,
-    /// and gives up sooner than a worker does.
-    pub async fn kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
-        self.kms_within(GIVE_UP_S, caller, audit).await
-    }
-
-    /// As [`Context::kms`]; each call is tried for so many seconds.
+    /// and tries each call for so many seconds at most.
     pub async fn kms_within(
         &self,
         give_up_s: u64,
@@ -147,7 +142,7 @@ impl Context {
         Ok(made.0)
     }
 
-    /// As [`Context::kms`], as patient as a worker: for what takes long.
+    /// As [`Context::kms_within`], as patient as a worker: for what takes long.
     pub async fn patient_kms(&self, caller: &str, audit: &AuditLog) -> Result<SharedKms, Failure> {
         let (config, waiting) = (self.config(), self.telling());
         let made = wiring::kms_noting(config, caller, audit, &self.clock, waiting).await?;
@@ -181,7 +176,7 @@ impl Context {
         board
     }
 
-    /// As [`Context::kms`], for entering a CMK that is not in the registry yet.
+    /// As [`Context::kms_within`], for entering a CMK that is not in the registry yet.
     pub async fn kms_entering(
         &self,
         caller: &str,

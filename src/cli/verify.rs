@@ -22,6 +22,10 @@ use crate::registry::Registry;
 use crate::verify::{Asked, Found, Looked, Promise, Proof, Scan};
 use course::{Course, Way};
 
+/// How long one call of the KMS is tried for, seconds: a scan of hours does not end
+/// because of an outage of one minute. What it waits for it says.
+const KMS_PATIENCE_S: u64 = 300;
+
 #[derive(clap::Args)]
 #[command(
     group(clap::ArgGroup::new("scope").required(true)),
@@ -82,7 +86,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Fail
             false => {
                 let caller = &context.config().kms.caller;
                 let audit = context.audit(caller)?;
-                let kms = context.kms(caller, &audit).await?;
+                let kms = context.kms_within(KMS_PATIENCE_S, caller, &audit).await?;
                 (Some(audit), Some(kms))
             }
         };
