@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use rekeyd::job::{JobState, Mode};
+use rekeyd::job::{JobState, Lease, Mode};
 
 use crate::process::Process;
 use crate::rig::patiently;
@@ -48,7 +48,10 @@ async fn a_rekey_outlives_every_fault_of_the_network() {
     kms.set(Network::Delay(Duration::from_millis(20)));
 
     sqs.set(Network::Cut);
-    says(&site, job, "waits for the queue").await;
+    intake_says(&site, job, "waits for the queue").await;
+    // The job goes on without it.
+    let said = status(&site, job).await;
+    assert!(!said.contains("waits for the queue"), "{said}");
     sqs.set(Network::HalfOpen);
     tokio::time::sleep(LASTS).await;
     sqs.set(Network::ResetAfter(100));
@@ -84,7 +87,7 @@ async fn a_rekey_outlives_every_fault_of_the_network() {
 /// Waits until a lease says what its holder waits for, and `status` shows it.
 async fn says(site: &Site, job: rekeyd::ids::JobId, what: &str) {
     let found = tokio::time::timeout(crate::rig::PATIENCE, async {
-        while !held_up(site, job).await.contains(what) {
+        while !waits(site, job, |lease| lease.waits).await.contains(what) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         // Between two looks a task may be given back or taken up, and then waits
@@ -95,21 +98,39 @@ async fn says(site: &Site, job: rekeyd::ids::JobId, what: &str) {
     assert!(
         found,
         "{what}: the leases say `{}`, and the status: {}",
-        held_up(site, job).await,
+        waits(site, job, |lease| lease.waits).await,
         status(site, job).await
     );
 }
 
-async fn held_up(site: &Site, job: rekeyd::ids::JobId) -> String {
+/// Waits until a lease says what the taking in of jobs waits for.
+async fn intake_says(site: &Site, job: rekeyd::ids::JobId, what: &str) {
+    let found = tokio::time::timeout(crate::rig::PATIENCE, async {
+        while !waits(site, job, |lease| lease.intake_waits)
+            .await
+            .contains(what)
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(found.await.is_ok(), "{what}: no lease says so");
+}
+
+/// What the leases of a job say, all together.
+async fn waits(
+    site: &Site,
+    job: rekeyd::ids::JobId,
+    of: impl Fn(Lease) -> Option<String>,
+) -> String {
     let rig = &site.rig;
     let Some(row) = rig.seen(job).await else {
         return String::new();
     };
-    let mut all: Vec<String> = row.lease.iter().filter_map(|l| l.waits.clone()).collect();
+    let mut all: Vec<String> = row.lease.into_iter().filter_map(&of).collect();
     if let Some(round) = row.round {
         let tasks = patiently(|| rig.book.tasks(job, round.number)).await;
-        let leases = tasks.iter().filter_map(|task| task.row.lease.as_ref());
-        all.extend(leases.filter_map(|lease| lease.waits.clone()));
+        let leases = tasks.into_iter().filter_map(|task| task.row.lease);
+        all.extend(leases.filter_map(&of));
     }
     all.join("\n")
 }
