@@ -78,10 +78,10 @@ impl KmsCalls {
 }
 
 /// The calls for so many slices with so many data keys, of which live cells name
-/// some: the others are of before an earlier rekey that is not retired. Those that preflight
-/// makes to try the CMKs, about ten, are not among them, nor is the key that the
-/// old keys of each channel are set aside under, nor are calls that are made again
-/// after a failure.
+/// some: the others are of before an earlier rekey that is not retired. Those that
+/// preflight makes to try the CMKs, about ten, are not among them, nor is the key
+/// that the old keys of each channel are set aside under, nor are calls that are
+/// made again after a failure.
 pub fn calls(way: Way, slices: u64, named_keys: u64, keys: u64) -> KmsCalls {
     match way {
         // Rewriting opens each key that a cell names and makes one for each slice;
