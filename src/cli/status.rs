@@ -1,9 +1,16 @@
 //! `rekeyd status`
+//!
+//! | file | what |
+//! |---|---|
+//! | `patience` | how long a store that does not answer is waited for |
+
+mod patience;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::patience::{Away, Patience};
 use crate::cli::context::{self, Context};
 use crate::cli::exit::Exit;
 use crate::cli::figures;
@@ -136,7 +143,7 @@ async fn follow(context: &Context, arguments: &Arguments) -> Result<Exit, Failur
             .is_some_and(|all| clock.boot().since(begun) >= all);
         if over {
             seen.end_line()?;
-            return Err(seen.timed_out(arguments.job, patience.since.is_some()));
+            return Err(seen.timed_out(arguments.job, patience.is_away()));
         }
         tokio::select! {
             () = clock.sleep(pause) => {}
@@ -176,50 +183,6 @@ impl Seen {
             (None, false) => return Failure::no_job(id).exiting(Exit::Timeout),
         };
         Failure::new(Exit::Timeout, what).help(format!("look again with `rekeyd status {id}`"))
-    }
-}
-
-/// How long a store that does not answer is waited for.
-struct Patience {
-    /// Somebody has said how long to wait.
-    is_limited: bool,
-    /// Since when there has been no answer, without a break.
-    since: Option<BootTime>,
-}
-
-/// Longest wait for a store that does not answer where no time is given.
-const AWAY: Duration = Duration::from_secs(300);
-
-/// Of a look that had no answer.
-#[derive(Debug, PartialEq, Eq)]
-enum Away {
-    First,
-    Still,
-    TooLong,
-}
-
-impl Patience {
-    fn new(is_limited: bool) -> Self {
-        Self {
-            is_limited,
-            since: None,
-        }
-    }
-
-    fn away(&mut self, now: BootTime) -> Away {
-        match self.since {
-            None => {
-                self.since = Some(now);
-                Away::First
-            }
-            Some(since) if !self.is_limited && now.since(since) >= AWAY => Away::TooLong,
-            Some(_) => Away::Still,
-        }
-    }
-
-    /// There was an answer; whether that is news.
-    fn is_back(&mut self) -> bool {
-        self.since.take().is_some()
     }
 }
 
@@ -675,28 +638,5 @@ impl Screen {
             return out::line("");
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_that_is_away_is_waited_for_and_not_for_ever() {
-        let at = |s| BootTime(Duration::from_secs(s));
-        let mut patience = Patience::new(false);
-        assert!(!patience.is_back());
-        assert_eq!(patience.away(at(10)), Away::First);
-        assert_eq!(patience.away(at(309)), Away::Still);
-        // An answer begins the time anew.
-        assert!(patience.is_back());
-        assert_eq!(patience.away(at(311)), Away::First);
-        assert_eq!(patience.away(at(610)), Away::Still);
-        assert_eq!(patience.away(at(611)), Away::TooLong);
-        // Who says how long is taken at their word.
-        let mut patience = Patience::new(true);
-        assert_eq!(patience.away(at(0)), Away::First);
-        assert_eq!(patience.away(at(100_000)), Away::Still);
     }
 }

@@ -14,7 +14,7 @@ use crate::ids::{ChannelId, Hour, OrgId};
 use crate::kms::Dek;
 use crate::scope::{Locus, Scope};
 
-/// Where an old key belongs, and the epoch of the job that sets it aside.
+/// Where an old key belongs.
 #[derive(Debug, Clone, Copy)]
 pub struct Bundle<'a> {
     /// The organization.

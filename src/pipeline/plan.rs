@@ -30,6 +30,7 @@ const PAGE: usize = 1000;
 pub struct SliceWalk {
     store: SharedStore,
     registry: Registry,
+    book: JobBook,
     org: OrgId,
     /// Jobs that have set keys aside, if a window is open; read before the first
     /// slice.
@@ -53,6 +54,7 @@ impl SliceWalk {
     ) -> Self {
         let channel = from.map(|s| s.channel.clone()).or_else(|| only.clone());
         Self {
+            book: JobBook::new(store.clone(), registry.clock().clone()),
             store,
             registry,
             org,
@@ -113,8 +115,7 @@ impl SliceWalk {
         let asides = match org.and_then(|org| org.restore_window) {
             None => Vec::new(),
             Some(_) => {
-                let book = JobBook::new(self.store.clone(), clock.clone());
-                let asides = patiently(clock, || book.set_asides_of(&self.org)).await?;
+                let asides = patiently(clock, || self.book.set_asides_of(&self.org)).await?;
                 asides.into_iter().map(|(job, _)| job).collect()
             }
         };
@@ -133,8 +134,8 @@ impl SliceWalk {
         })
         .await?;
         for job in asides {
-            let book = JobBook::new(self.store.clone(), clock.clone());
-            names.extend(patiently(clock, || book.aside_hours(job, channel, after, limit)).await?);
+            let hours = || self.book.aside_hours(job, channel, after, limit);
+            names.extend(patiently(clock, hours).await?);
         }
         // Each list is whole up to its last name, so the first `limit` of all are.
         names.sort_unstable();

@@ -633,16 +633,10 @@ fn a_move_is_asked_for_by_flags_or_by_file_and_not_mistaken_for_a_rekey() {
     let shown = b.run(
         DONE,
         &[
-            "enqueue",
-            "move",
-            "--org",
-            "acme",
-            "--from",
-            "T1/C1",
-            "--to",
-            "T2/C1",
-            "--unchecked",
-        ],
+            &["enqueue", "move", "--org", "acme", "--unchecked"][..],
+            &["--from", "T1/C1", "--to", "T2/C1"],
+        ]
+        .concat(),
     );
     assert!(
         shown.contains("asked for: move of acme/T1/C1 to acme/T2/C1 (in place)"),
